@@ -1,0 +1,65 @@
+"""spikerl: spiking neural networks as reinforcement-learning agents.
+
+The public names, loaded when first used: importing spikerl loads neither torch, SB3 nor a simulator.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikerl import backends, metrics, reference, testing
+    from spikerl.agent import SpikingAgent
+    from spikerl.convert import convert
+    from spikerl.errors import SpikerlError
+    from spikerl.hardware import HardwarePolicy
+    from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Recording, SpikingNetwork
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "SpikingAgent": "agent",
+    "convert": "convert",
+    "SpikerlError": "errors",
+    "HardwarePolicy": "hardware",
+    "AvgPool2d": "network",
+    "Conv2d": "network",
+    "Dense": "network",
+    "Flatten": "network",
+    "Recording": "network",
+    "SpikingNetwork": "network",
+}
+_MODULES = ("backends", "metrics", "reference", "testing")
+
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "Dense",
+    "Flatten",
+    "HardwarePolicy",
+    "Recording",
+    "SpikerlError",
+    "SpikingAgent",
+    "SpikingNetwork",
+    "__version__",
+    "backends",
+    "convert",
+    "metrics",
+    "reference",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"spikerl.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spikerl' has no attribute {name!r}")
+    value = getattr(import_module(f"spikerl.{_HOMES[name]}"), name)
+    globals()[name] = (
+        value  # importing the sub-package 'convert' binds the module: keep the function
+    )
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

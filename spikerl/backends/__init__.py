@@ -1,0 +1,106 @@
+"""The registry: which back ends exist, which can run here, and what to install for the rest.
+
+Two sources: the table below, and entry points of the group "spikerl.backends" from other packages.
+Nothing is imported until a back end is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+
+from spikerl.backends.base import Backend
+from spikerl.errors import BackendError
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a back end lives and what it needs: modules that must be importable, the extra to install."""
+
+    target: str
+    needs: tuple[str, ...] = ()
+    extra: str | None = None
+
+
+TABLE = {
+    "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
+    "reference": Known("spikerl.backends.reference:ReferenceBackend"),
+    "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
+}
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """Whether a back end can be used here; prints as one line.
+
+    install: the command that would make it usable, if one is known.
+    """
+
+    name: str
+    usable: bool
+    reason: str = ""
+    install: str | None = None
+
+    def __str__(self) -> str:
+        if self.usable:
+            return "ready"
+        return self.reason + (f"; {self.install}" if self.install else "")
+
+
+def available() -> dict[str, BackendState]:
+    """Every known back end by name and whether it can be used on this machine."""
+    states = {name: _state(name, known) for name, known in TABLE.items()}
+    for name, point in _entry_points().items():
+        states.setdefault(name, _plugin_state(name, point))
+    return states
+
+
+def get(name: str) -> Backend:
+    """The back end of this name; raises BackendError that lists what exists and what to install."""
+    if name in TABLE:
+        state = _state(name, TABLE[name])
+        if not state.usable:
+            raise BackendError(f"back end {name!r} cannot be used here: {state}")
+        return _load(name, TABLE[name].target)
+    points = _entry_points()
+    if name in points:
+        return _load(name, points[name].value)
+    lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
+    raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
+
+
+def _state(name: str, known: Known) -> BackendState:
+    missing = [module for module in known.needs if find_spec(module) is None]
+    if not missing:
+        return BackendState(name, True)
+    target = f"'spikerl[{known.extra}]'" if known.extra else "--force-reinstall spikerl"
+    return BackendState(
+        name, False, f"needs {', '.join(missing)}", f"install it: pip install {target}"
+    )
+
+
+def _plugin_state(name: str, point: EntryPoint) -> BackendState:
+    try:
+        _load(name, point.value)
+    except BackendError as error:
+        return BackendState(name, False, str(error))
+    return BackendState(name, True)
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="spikerl.backends")}
+
+
+def _load(name: str, target: str) -> Backend:
+    module, _, attribute = target.partition(":")
+    try:
+        backend = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"back end {name!r} could not be loaded: {error}") from error
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f"{target} is no back end: it lacks name, capabilities, problems or compile"
+        )
+    return backend

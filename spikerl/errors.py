@@ -1,0 +1,55 @@
+"""The errors spikerl raises on purpose; every one is a SpikerlError and says what to do next."""
+
+
+class SpikerlError(Exception):
+    """Anything spikerl refuses to do, with the reason."""
+
+
+class NetworkError(SpikerlError, ValueError):
+    """A network breaks the neuron contract; `problems` holds every reason found."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(listed("this is not a valid spiking network", problems))
+
+
+class ShapeError(SpikerlError, ValueError):
+    """An array has another shape, dtype or range than the receiver can take."""
+
+
+class BackendError(SpikerlError):
+    """A back end is unknown, not installed or gave a wrong result in its self-test."""
+
+
+class UnsupportedNetwork(BackendError):
+    """A back end cannot run this network; `problems` holds every reason at once."""
+
+    def __init__(self, backend: str, problems: list[str]) -> None:
+        self.backend = backend
+        self.problems = tuple(problems)
+        super().__init__(listed(f"back end {backend!r} cannot run this network", problems))
+
+
+class SessionClosed(SpikerlError, RuntimeError):
+    """A session or policy was used after close()."""
+
+
+class ConversionError(SpikerlError, ValueError):
+    """A policy cannot be converted; `problems` holds every reason at once."""
+
+    def __init__(self, message: str, problems: list[str] | None = None) -> None:
+        self.problems = tuple(problems or [message])
+        super().__init__(listed(message, problems) if problems else message)
+
+
+class FileFormatError(SpikerlError, ValueError):
+    """A saved agent is damaged, forged, or of a version this spikerl does not know."""
+
+
+class ConversionWarning(UserWarning):
+    """A conversion went through, but the user should know something about it."""
+
+
+def listed(headline: str, problems: list[str]) -> str:
+    """One headline and one line per problem."""
+    return headline + ":" + "".join(f"\n  - {problem}" for problem in problems)
