@@ -1,6 +1,6 @@
 """spikerl: spiking neural networks as reinforcement-learning agents.
 
-The public names, loaded when first used: importing spikerl loads neither torch, SB3 nor a simulator.
+Public names, loaded when first used: importing spikerl loads neither torch, SB3 nor a simulator.
 """
 
 from importlib import import_module
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikerl import backends, metrics, reference, testing
     from spikerl.agent import SpikingAgent
-    from spikerl.convert import convert
+    from spikerl.conversion import convert
     from spikerl.errors import SpikerlError
     from spikerl.hardware import HardwarePolicy
     from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Recording, SpikingNetwork
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "SpikingAgent": "agent",
-    "convert": "convert",
+    "convert": "conversion",
     "SpikerlError": "errors",
     "HardwarePolicy": "hardware",
     "AvgPool2d": "network",
@@ -55,9 +55,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'spikerl' has no attribute {name!r}")
     value = getattr(import_module(f"spikerl.{_HOMES[name]}"), name)
-    globals()[name] = (
-        value  # importing the sub-package 'convert' binds the module: keep the function
-    )
+    globals()[name] = value
     return value
 
 

@@ -4,7 +4,7 @@ Imports numpy and errors only. Everything in spikerl is tested against the defin
 
 Each step t = 1..T, layer after layer:
 
-    v <- decay * v + W x + b          x: spikes of the layer before (0/1), or the drive for the first
+    v <- decay * v + W x + b          x: spikes of the layer before, or the drive for the first
     v <- max(v, v_min)                only where a layer has a v_min
     s <- v >= v_threshold             inclusive; at most one spike per neuron and step
     v <- v - s * v_threshold          reset="subtract";  v <- 0 where s: reset="zero"
@@ -226,7 +226,8 @@ class Conv2d(NeuronLayer):
             found.append(f"padding must be >= 0, found {self.padding}")
         if self.weight.shape[1] != self.input_shape[0]:
             found.append(
-                f"weight reads {self.weight.shape[1]} channels, input_shape has {self.input_shape[0]}"
+                f"weight reads {self.weight.shape[1]} channels, "
+                f"input_shape has {self.input_shape[0]}"
             )
         if not found and min(self.output_shape) < 1:
             found.append(f"kernel {self.weight.shape[2:]} does not fit the map {self.input_shape}")
@@ -239,7 +240,8 @@ class Conv2d(NeuronLayer):
 class AvgPool2d:
     """Mean over windows of a spike map: no neurons, a fixed linear map to the next layer.
 
-    input_shape: (C, height, width); kernel_size, stride: (vertical, horizontal), stride None = kernel.
+    input_shape: (C, height, width).
+    kernel_size, stride: (vertical, horizontal); stride None means the kernel's size.
     """
 
     input_shape: Shape3
@@ -372,7 +374,10 @@ class SpikingNetwork:
         for i in range(1, len(self.layers)):
             before, here = self.layers[i - 1], self.layers[i]
             if sound[i - 1] and sound[i] and before.n_out != here.n_in:
-                yield f"layer {i} expects {here.n_in} inputs, layer {i - 1} has {before.n_out} outputs"
+                yield (
+                    f"layer {i} expects {here.n_in} inputs, "
+                    f"layer {i - 1} has {before.n_out} outputs"
+                )
 
     @property
     def n_in(self) -> int:

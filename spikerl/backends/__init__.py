@@ -17,7 +17,7 @@ from spikerl.errors import BackendError
 
 @dataclass(frozen=True)
 class Known:
-    """Where a back end lives and what it needs: modules that must be importable, the extra to install."""
+    """Where a back end lives, the modules it needs, and the extra that installs them."""
 
     target: str
     needs: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ EXACTNESS = ("potentials", "spikes", "counts", "rates")
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a back end promises, readable without importing its simulator; the suite tests just this.
+    """What a back end promises, readable without its simulator; the suite tests just this.
 
     exactness:     on dyadic networks, against the reference on the effective network: "potentials"
                    (every spike and every final potential), "spikes", "counts" or "rates".
@@ -197,7 +197,7 @@ class Session(ABC):
         return self._run(checked, record_spikes)
 
     def reset(self, rows: ArrayLike | None = None) -> None:
-        """Put rows (bool mask [batch_size] or indices; None: all) back to their state at compile."""
+        """Put rows (bool mask [batch_size] or indices; None: all) back to their first state."""
         self._check_open()
         if rows is None:
             self._reset(None)
@@ -253,7 +253,7 @@ class Session(ABC):
 
 
 def self_tested(session: Session, capabilities: Capabilities, *, sim_steps: int = 4) -> Session:
-    """Return the session if it reproduces the reference on its own network, else raise BackendError.
+    """Return the session if it reproduces the reference, else raise BackendError.
 
     A few steps of a fixed dyadic drive; catches a broken installation or a back end that was built
     against another version of its simulator before it makes a decision. Leaves the start state.
