@@ -441,6 +441,30 @@ class Recording:
         """Final potential [B, n_out] of the last layer."""
         return self.potentials[-1]
 
+    @staticmethod
+    def joined(parts: list[Recording]) -> Recording:
+        """One recording of the rows of several, in order; all of the same network and T."""
+
+        def together(arrays: Iterable[Any], axis: int = 0) -> Any:
+            found = list(arrays)
+            return None if found[0] is None else np.concatenate(found, axis=axis)
+
+        first = parts[0]
+        spikes = None
+        if first.spikes is not None:
+            spikes = tuple(
+                together((p.spikes[i] for p in parts if p.spikes is not None), axis=1)
+                for i in range(len(first.spikes))
+            )
+        return Recording(
+            counts=tuple(together(p.counts[i] for p in parts) for i in range(len(first.counts))),
+            potentials=tuple(
+                together(p.potentials[i] for p in parts) for i in range(len(first.potentials))
+            ),
+            sim_steps=first.sim_steps,
+            spikes=spikes,
+        )
+
 
 def _frozen(name: str, value: ArrayLike) -> FloatArray:
     try:

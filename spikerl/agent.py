@@ -1,0 +1,94 @@
+"""SpikingAgent: a spiking network and all it needs to act; the thing one saves and deploys.
+
+Imports numpy, gymnasium and the numpy core; no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from spikerl.decoding import Binary, Categorical, Decoder, Gaussian, Head
+from spikerl.encoding import Encoder
+from spikerl.errors import SpikerlError, listed
+from spikerl.network import SpikingNetwork
+from spikerl.preprocessing import Preprocessing
+from spikerl.report import ConversionReport
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingAgent:
+    """A spiking network with its preprocessing, encoder, decoder, spaces and history.
+
+    sim_steps:  steps per decision, T.
+    stateful:   membranes are carried from decision to decision and reset at episode starts.
+    provenance: where it comes from: source file and hash, versions, seed, rules; plain data.
+    report:     how faithful the conversion was, or None.
+    Raises SpikerlError with every way in which the parts do not fit each other.
+    """
+
+    network: SpikingNetwork
+    preprocessing: Preprocessing
+    encoder: Encoder
+    decoder: Decoder
+    sim_steps: int
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    report: ConversionReport | None = None
+    stateful: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [*self._problems()]
+        if problems:
+            raise SpikerlError(listed("the parts of this agent do not fit", problems))
+
+    def _problems(self) -> list[str]:
+        found = checked_sim_steps(self.sim_steps)
+        channels = self.encoder.n_channels(self.preprocessing.n_outputs())
+        if channels != self.network.n_in:
+            found.append(f"the encoder has {channels} channels, the network {self.network.n_in}")
+        found += self.decoder.problems(self.network)
+        found += _head_problems(self.decoder.head, self.action_space)
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the agent to one file, atomically: arrays and JSON, no pickle."""
+        from spikerl.files import save_agent
+
+        save_agent(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SpikingAgent:
+        """Read an agent; executes nothing. Raises FileFormatError for a file that is not sound."""
+        from spikerl.files import load_agent
+
+        return load_agent(path)
+
+
+def checked_sim_steps(sim_steps: Any) -> list[str]:
+    """The problem with a number of steps, if there is one."""
+    whole = isinstance(sim_steps, (int, np.integer)) and not isinstance(sim_steps, bool)
+    if whole and sim_steps >= 1:
+        return []
+    return [f"sim_steps must be a whole number >= 1, found {sim_steps!r}"]
+
+
+def _head_problems(head: Head, space: spaces.Space[Any]) -> list[str]:
+    if isinstance(space, spaces.Discrete):
+        fits = isinstance(head, Categorical) and not head.multi and head.nvec == (int(space.n),)
+    elif isinstance(space, spaces.MultiDiscrete):
+        fits = isinstance(head, Categorical) and head.multi and head.nvec == tuple(space.nvec)
+    elif isinstance(space, spaces.MultiBinary):
+        fits = isinstance(head, Binary) and (head.n,) == space.shape
+    elif isinstance(space, spaces.Box):
+        fits = isinstance(head, Gaussian) and head.low.shape == space.shape
+    else:
+        known = "Discrete, MultiDiscrete, MultiBinary or Box"
+        return [f"the action space {space} is not supported; wanted {known}"]
+    return [] if fits else [f"the action head {head} does not fit the action space {space}"]

@@ -1,0 +1,269 @@
+"""Decoders: Recording -> values [B, n] -> action. Imports numpy, network and errors.
+
+A Decoder is a read (which quantity of the recording is the value) and a head (what the values mean
+as an action): FinalPotential, SpikeCount or FirstSpike; Categorical, Binary or Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from spikerl.errors import SpikerlError
+from spikerl.network import FloatArray, Recording, SpikingNetwork
+
+
+class Read(Protocol):
+    """Takes the values out of a recording."""
+
+    needs_spikes: bool
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        """How many values it reads from this network."""
+        ...
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        """Every reason it cannot read this network."""
+        ...
+
+    def values(self, recording: Recording) -> FloatArray:
+        """Values [B, n]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class FinalPotential:
+    """(v(T) - v_init) / T * scale + offset of the read-out: the mean input it received.
+
+    scale, offset: scalar or [n].  average=False leaves out the division by T.
+    """
+
+    v_init: Any = 0.0
+    scale: Any = 1.0
+    offset: Any = 0.0
+    average: bool = True
+
+    needs_spikes = False
+
+    def __post_init__(self) -> None:
+        _freeze(self, "v_init", "scale", "offset")
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        return network.n_out
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        if network.readout.spiking:
+            return ["FinalPotential reads a read-out, the last layer is spiking"]
+        return []
+
+    def values(self, recording: Recording) -> FloatArray:
+        if recording.potential is None:
+            raise SpikerlError(
+                "the back end does not record potentials: decode spike counts instead"
+            )
+        total = recording.potential - self.v_init
+        mean = total / recording.sim_steps if self.average else total
+        values: FloatArray = mean * self.scale + self.offset
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeCount:
+    """count / T * scale + offset of the last layer, which must spike.
+
+    A neuron cannot fire below zero, so negative values need one of two things: an offset, added to
+    the layer's bias by the converter and subtracted here; or signed=True, where neuron i speaks for
+    +value i and neuron n + i for -value i, and the difference of their counts is read.
+    """
+
+    scale: Any = 1.0
+    offset: Any = 0.0
+    signed: bool = False
+
+    needs_spikes = False
+
+    def __post_init__(self) -> None:
+        _freeze(self, "scale", "offset")
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        return network.n_out // 2 if self.signed else network.n_out
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        found = [] if network.readout.spiking else ["SpikeCount needs a last layer that spikes"]
+        if self.signed and network.n_out % 2:
+            found.append(f"SpikeCount(signed=True) needs pairs, the last layer has {network.n_out}")
+        return found
+
+    def values(self, recording: Recording) -> FloatArray:
+        counts = recording.counts[-1]
+        if self.signed:
+            half = counts.shape[1] // 2
+            counts = counts[:, :half] - counts[:, half:]
+        values: FloatArray = counts / recording.sim_steps * self.scale + self.offset
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class FirstSpike:
+    """(T - t) / T for a first spike in step t + 1 of the last layer, 0 for silence (Thorpe 2001).
+
+    Ties go to the lower index, so give the window enough steps to tell the actions apart.
+    """
+
+    needs_spikes = True
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        return network.n_out
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        return [] if network.readout.spiking else ["FirstSpike needs a last layer that spikes"]
+
+    def values(self, recording: Recording) -> FloatArray:
+        if recording.spikes is None:
+            raise SpikerlError("first-spike decoding needs the spikes: run with record_spikes=True")
+        spikes = recording.spikes[-1]
+        first = np.where(spikes.any(axis=0), spikes.argmax(axis=0), recording.sim_steps)
+        values: FloatArray = (recording.sim_steps - first) / recording.sim_steps
+        return values
+
+
+class Head(Protocol):
+    """Turns values into actions of one action space."""
+
+    @property
+    def n_values(self) -> int:
+        """How many values it wants per row."""
+        ...
+
+    def action(self, values: FloatArray, deterministic: bool, rng: Generator) -> NDArray[Any]:
+        """Actions [B, *action shape]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Categorical:
+    """argmax per choice; nvec holds the number of options of each choice, as MultiDiscrete's.
+
+    sampling, used when deterministic=False: "softmax" draws from the logits (PPO, A2C, TRPO);
+    "epsilon" draws a uniform action with probability epsilon per row (DQN, QR-DQN); "none" stays
+    greedy.
+    """
+
+    nvec: tuple[int, ...]
+    multi: bool = False
+    sampling: Literal["none", "softmax", "epsilon"] = "none"
+    epsilon: float = 0.0
+
+    @property
+    def n_values(self) -> int:
+        return sum(self.nvec)
+
+    def action(self, values: FloatArray, deterministic: bool, rng: Generator) -> NDArray[Any]:
+        parts = np.split(values, np.cumsum(self.nvec)[:-1], axis=1)
+        if not deterministic and self.sampling == "softmax":
+            # Gumbel-max: argmax(logits + noise) is a draw from the softmax
+            parts = [part + rng.gumbel(size=part.shape) for part in parts]
+        chosen = np.stack([part.argmax(axis=1) for part in parts], axis=1).astype(np.int64)
+        if not deterministic and self.sampling == "epsilon":
+            explore = rng.random(len(values)) < self.epsilon
+            chosen[explore] = rng.integers(self.nvec, size=(int(explore.sum()), len(self.nvec)))
+        return chosen if self.multi else chosen[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """1 where the logit is positive, one bit per value; draws from the sigmoid when sampling."""
+
+    n: int
+
+    @property
+    def n_values(self) -> int:
+        return self.n
+
+    def action(self, values: FloatArray, deterministic: bool, rng: Generator) -> NDArray[Any]:
+        noise = 0.0 if deterministic else rng.logistic(size=values.shape)
+        return (values + noise > 0).astype(np.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """The values are the means of a Gaussian over a Box.
+
+    low, high:  the action space's bounds.
+    squash:     "clip" (PPO, A2C, TRPO) or "tanh", then unscaled to [low, high] (SAC, TD3, ARS).
+    mean_limit: the mean is clipped to +-mean_limit before tanh (clip_mean under gSDE), or None.
+    noise:      what deterministic=False adds: "none"; "fixed", log_std [n]; "read", where the
+                network has n more outputs, the log standard deviations (SAC), clipped to [-20, 2];
+                "unknown", where sampling is refused (gSDE's noise needs the hidden layer).
+    """
+
+    low: Any
+    high: Any
+    squash: Literal["clip", "tanh"] = "clip"
+    mean_limit: float | None = None
+    noise: Literal["none", "fixed", "read", "unknown"] = "none"
+    log_std: Any = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, "low", "high", "log_std")
+
+    @property
+    def n_values(self) -> int:
+        return int(self.low.size) * (2 if self.noise == "read" else 1)
+
+    def action(self, values: FloatArray, deterministic: bool, rng: Generator) -> NDArray[Any]:
+        n = self.low.size
+        mean = values[:, :n]
+        if self.mean_limit is not None:
+            mean = np.clip(mean, -self.mean_limit, self.mean_limit)
+        if not deterministic and self.noise != "none":
+            if self.noise == "unknown":
+                raise SpikerlError(
+                    "deterministic=False: this agent explored with gSDE, whose noise depends on "
+                    "the hidden layer and does not travel; call predict(..., deterministic=True)"
+                )
+            log_std = np.clip(values[:, n:], -20, 2) if self.noise == "read" else self.log_std
+            mean = mean + np.exp(log_std) * rng.standard_normal(mean.shape)
+        mean = mean.reshape(-1, *self.low.shape)
+        if self.squash == "tanh":
+            mean = self.low + 0.5 * (np.tanh(mean) + 1.0) * (self.high - self.low)
+        action: FloatArray = np.clip(mean, self.low, self.high)
+        return action
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A read and a head: from a recording to an action."""
+
+    read: Read
+    head: Head
+
+    def values(self, recording: Recording) -> FloatArray:
+        """Values [B, n]: Q values, logits or means."""
+        return self.read.values(recording)
+
+    def action(self, values: FloatArray, deterministic: bool, rng: Generator) -> NDArray[Any]:
+        """Actions [B, *action shape]; rng is used only when deterministic is False."""
+        return self.head.action(values, deterministic, rng)
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        """Every reason it does not fit this network."""
+        found = self.read.problems(network)
+        have, want = self.read.n_values(network), self.head.n_values
+        if not found and have != want:
+            found.append(f"the network gives {have} values, the action head wants {want}")
+        return found
+
+
+def _freeze(instance: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(instance, name)
+        if value is None:
+            continue
+        array = np.array(value, dtype=np.float64)
+        array.setflags(write=False)
+        object.__setattr__(instance, name, array)

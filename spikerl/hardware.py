@@ -1,0 +1,163 @@
+"""HardwarePolicy: a SpikingAgent that decides on a back end, with the predict() of SB3.
+
+Imports agent, the back-end registry and the numpy core; no torch, no SB3.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from spikerl import backends
+from spikerl.agent import SpikingAgent, checked_sim_steps
+from spikerl.backends.base import Backend
+from spikerl.errors import SessionClosed, ShapeError, SpikerlError
+from spikerl.network import FloatArray, Recording
+from spikerl.preprocessing import Observation
+
+
+class HardwarePolicy:
+    """Decides with a spiking network on the back end you name, inside any Gymnasium or SB3 loop.
+
+    agent:     a SpikingAgent or the path of a saved one.
+    backend:   a name from spikerl.backends.available(), or a Backend.
+    n_envs:    rows the back end is built for. A stateless agent takes larger batches in pieces.
+    seed:      of everything random: encoder, sampling, back end. Same seed, same actions.
+    sim_steps: steps per decision, if not the agent's own.
+    record_spikes: keep every spike in `recording`.
+    Further keywords go to the back end. Raises SpikerlError and its children.
+
+    recording: the Recording of the last decision, None before the first.
+    """
+
+    def __init__(
+        self,
+        agent: SpikingAgent | str | os.PathLike[str],
+        backend: str | Backend = "cpu",
+        *,
+        n_envs: int = 1,
+        seed: int | None = None,
+        sim_steps: int | None = None,
+        isolation: str | None = None,
+        python: str | None = None,
+        record_spikes: bool = False,
+        **backend_options: Any,
+    ) -> None:
+        if isolation is not None or python is not None:
+            raise SpikerlError(
+                "isolation= and python= (a back end in its own process or interpreter) are not in "
+                "this version; leave them out to run in this process"
+            )
+        self.agent = agent if isinstance(agent, SpikingAgent) else SpikingAgent.load(agent)
+        self.sim_steps = self.agent.sim_steps if sim_steps is None else sim_steps
+        if problems := checked_sim_steps(self.sim_steps):
+            raise SpikerlError(problems[0])
+        self.backend = backends.get(backend) if isinstance(backend, str) else backend
+        self.recording: Recording | None = None
+        self._rng = np.random.default_rng(seed)
+        self._record_spikes = record_spikes or self.agent.decoder.read.needs_spikes
+        self._session = self.backend.compile(
+            self.agent.network, batch_size=n_envs, seed=seed, **backend_options
+        )
+        self._decisions = np.zeros(n_envs, dtype=np.int64)  # since each row's episode start
+
+    @property
+    def n_envs(self) -> int:
+        """Rows the back end is built for."""
+        return self._session.batch_size
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: ArrayLike | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[Any], Any]:
+        """Actions for one observation or a batch, as SB3's predict() returns them.
+
+        observation:   as the environment returns it, raw: the agent normalises itself.
+        state:         for a stateful agent what the last call returned; None starts all rows anew.
+        episode_start: bool [B]; a stateful agent's rows that begin an episode.
+        Returns (action, state); state stays None for a stateless agent.
+        """
+        self._check_open()
+        batch, vectorised = self.agent.preprocessing.batched(observation)
+        rows = self.agent.preprocessing.rows(batch)
+        if self.agent.stateful:
+            self._start_episodes(len(rows), state, episode_start)
+        values = self._values(rows)
+        if self.agent.stateful:
+            self._decisions += 1
+            state = self._decisions.copy()
+        action = self.agent.decoder.action(values, deterministic, self._rng)
+        action = action.astype(self.agent.action_space.dtype, copy=False)
+        return (action if vectorised else action[0, ...]), state
+
+    def values(self, observation: Observation) -> FloatArray:
+        """The decoder's values [B, n_out]: Q values, logits or means.
+
+        A stateful agent moves on by one decision.
+        """
+        self._check_open()
+        rows = self.agent.preprocessing(observation)
+        if self.agent.stateful and len(rows) != self.n_envs:
+            raise ShapeError(self._rows_message(len(rows)))
+        return self._values(rows)
+
+    def reset(self, rows: ArrayLike | None = None) -> None:
+        """Start the membranes of some rows (bool mask or indices; None: all) anew."""
+        self._check_open()
+        self._session.reset(rows)
+        self._decisions[slice(None) if rows is None else np.asarray(rows)] = 0
+
+    def close(self) -> None:
+        """Give the back end back; calling it again does nothing."""
+        self._session.close()
+
+    def _values(self, rows: FloatArray) -> FloatArray:
+        size = len(rows) if self.agent.stateful else self.n_envs
+        recordings = []
+        for start in range(0, len(rows), size):
+            if not self.agent.stateful:
+                self._session.reset()
+            drive = self.agent.encoder.encode(rows[start : start + size], self.sim_steps, self._rng)
+            recordings.append(self._session.run(drive, record_spikes=self._record_spikes))
+        self.recording = recordings[0] if len(recordings) == 1 else Recording.joined(recordings)
+        return self.agent.decoder.values(self.recording)
+
+    def _start_episodes(self, n_rows: int, state: Any, episode_start: ArrayLike | None) -> None:
+        if n_rows != self.n_envs:
+            raise ShapeError(self._rows_message(n_rows))
+        if state is None:
+            self.reset()
+        elif not np.array_equal(state, self._decisions):
+            raise SpikerlError(
+                "state is not what the last predict() returned: the membranes live on the back end "
+                "and cannot go back; pass the latest state, or None to start anew"
+            )
+        if episode_start is not None:
+            starts = np.asarray(episode_start, dtype=np.bool_).reshape(-1)
+            if starts.shape != (self.n_envs,):
+                raise ShapeError(f"episode_start has shape {starts.shape}, wanted ({self.n_envs},)")
+            if starts.any():
+                self.reset(starts)
+
+    def _rows_message(self, found: int) -> str:
+        return (
+            f"a stateful agent keeps one row per environment: found {found} observations, "
+            f"n_envs={self.n_envs}; make the policy with n_envs={found}"
+        )
+
+    def _check_open(self) -> None:
+        if self._session.closed:
+            raise SessionClosed("this policy is closed; make a new HardwarePolicy")
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,235 @@
+"""What SB3 did to observations before the network, stored with the agent. Imports numpy, gymnasium.
+
+Preprocessing turns observations as the environment returns them into rows [B, n]: VecNormalize's
+statistics, one-hot for Discrete and MultiDiscrete, division by 255, flattening, concatenation of
+Dict entries. It also checks what comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from spikerl.errors import ShapeError, SpikerlError
+from spikerl.network import FloatArray
+
+Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Normalize:
+    """clip((x - mean) / sqrt(var + epsilon), -clip, clip): VecNormalize with frozen statistics."""
+
+    mean: Any
+    var: Any
+    epsilon: float = 1e-8
+    clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "var"):
+            array = np.array(getattr(self, name), dtype=np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.var).all()):
+            raise SpikerlError("the normalisation statistics hold NaN or infinite values")
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """Normalise [B, *shape]."""
+        scaled: FloatArray = (x - self.mean) / np.sqrt(self.var + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip)
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot:
+    """Whole numbers to indicator vectors, one after the other for several."""
+
+    nvec: tuple[int, ...]
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """[B] or [B, len(nvec)] -> [B, sum(nvec)]; raises ShapeError for a number out of range."""
+        columns = x.reshape(len(x), len(self.nvec)).astype(np.int64)
+        if (columns < 0).any() or (columns >= np.array(self.nvec)).any():
+            raise ShapeError(f"a discrete observation is outside 0..n-1 with n = {self.nvec}")
+        return np.concatenate(
+            [np.eye(n)[column] for n, column in zip(self.nvec, columns.T, strict=True)], axis=1
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Multiplication by one factor, such as 1/255 for images."""
+
+    factor: float
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """Scale [B, *shape]."""
+        return x * self.factor
+
+
+Step = Normalize | OneHot | Scale
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One entry of the observation and what happens to it; key is None outside a Dict."""
+
+    space: spaces.Space[Any]
+    steps: tuple[Step, ...] = ()
+    key: str | None = None
+
+    def __call__(self, batch: NDArray[Any]) -> FloatArray:
+        """[B, *shape] -> [B, n]."""
+        x = np.asarray(batch, dtype=np.float64)
+        for step in self.steps:
+            x = step(x)
+        return x.reshape(len(x), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """Observations as the environment returns them -> rows [B, n] of float64.
+
+    Rows are rounded to float32 as SB3's networks see them, so source and spiking network start from
+    the same numbers.
+    """
+
+    inputs: tuple[Input, ...]
+
+    def __call__(self, observation: Observation) -> FloatArray:
+        """Rows [B, n] of one observation or a batch; raises ShapeError for what cannot be."""
+        batch, _ = self.batched(observation)
+        return self.rows(batch)
+
+    def rows(self, batch: Mapping[str | None, NDArray[Any]]) -> FloatArray:
+        """Rows [B, n] of what batched() returned."""
+        parts = [part(batch[part.key]) for part in self.inputs]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return rows.astype(np.float32).astype(np.float64)
+
+    def n_outputs(self) -> int:
+        """Numbers per row."""
+        blank = {
+            part.key: np.zeros((1, *(part.space.shape or ())), dtype=part.space.dtype)
+            for part in self.inputs
+        }
+        return sum(part(blank[part.key]).shape[1] for part in self.inputs)
+
+    def batched(self, observation: Observation) -> tuple[dict[str | None, NDArray[Any]], bool]:
+        """The observation as batches by key, and whether it came as a batch.
+
+        Raises ShapeError naming what was found and wanted: another shape, a dtype that is no
+        number, NaN or infinite values, Dict entries that are missing or of different length.
+        """
+        if isinstance(observation, tuple):
+            raise ShapeError(
+                "the observation is a tuple: env.reset() of Gymnasium returns (observation, info); "
+                "pass the observation alone"
+            )
+        keyed = self.inputs[0].key is not None
+        if keyed != isinstance(observation, Mapping):
+            raise ShapeError(
+                f"the observation is {type(observation).__name__}, wanted "
+                + (f"a dict with {self._keys()}" if keyed else "an array")
+            )
+        found: Mapping[Any, Any] = (
+            observation if isinstance(observation, Mapping) else {None: observation}
+        )
+        if keyed and set(found) != set(self._keys()):
+            raise ShapeError(f"the observation has keys {sorted(found)}, wanted {self._keys()}")
+        parts = {part.key: _batch(found[part.key], part) for part in self.inputs}
+        kinds = {vectorised for _, vectorised in parts.values()}
+        lengths = {len(array) for array, _ in parts.values()}
+        if len(kinds) > 1 or len(lengths) > 1:
+            raise ShapeError("the entries of the dict observation have different batch sizes")
+        return {key: array for key, (array, _) in parts.items()}, kinds.pop()
+
+    def normalized(self, observation: Observation) -> Any:
+        """The observation as SB3's model.predict wants it: VecNormalize applied, nothing else."""
+        batch, _ = self.batched(observation)
+        out = {}
+        for part in self.inputs:
+            x = batch[part.key]
+            for step in part.steps:
+                if isinstance(step, Normalize):
+                    x = step(x.astype(np.float64)).astype(np.float32)
+            out[part.key] = x
+        return out.get(None, out)
+
+    def _keys(self) -> list[str]:
+        return sorted(str(part.key) for part in self.inputs)
+
+
+def _batch(value: Any, part: Input) -> tuple[NDArray[Any], bool]:
+    where = f"observation {part.key!r}" if part.key is not None else "the observation"
+    array = np.asarray(value)
+    shape = part.space.shape or ()
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"{where} has dtype {array.dtype}, wanted numbers ({part.space.dtype})")
+    if array.shape == shape:
+        array, vectorised = array[None], False
+    elif array.shape[1:] == shape and array.ndim == len(shape) + 1 and len(array):
+        vectorised = True
+    else:
+        wanted = ", ".join(["n", *map(str, shape)])
+        raise ShapeError(
+            f"{where} has shape {array.shape}, wanted {shape} for one or ({wanted}) for a batch"
+        )
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ShapeError(f"{where} holds NaN or infinite values")
+        if not isinstance(part.space, spaces.Box) and (array != np.rint(array)).any():
+            raise ShapeError(f"{where} has fractions, wanted whole numbers for {part.space}")
+    return array, vectorised
+
+
+def from_space(
+    space: spaces.Space[Any],
+    *,
+    normalize: Mapping[str | None, Normalize] | None = None,
+    scale_images: bool = True,
+) -> Preprocessing:
+    """The preprocessing SB3 gives this observation space.
+
+    normalize: VecNormalize's statistics by Dict key (None outside a Dict).
+    Raises SpikerlError for a space SB3 has no preprocessing for.
+    """
+    normalize = normalize or {}
+    entries: Mapping[Any, spaces.Space[Any]] = (
+        space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    )
+    inputs = []
+    for key, entry in entries.items():
+        steps: list[Step] = []
+        if key in normalize:
+            if normalize[key].mean.shape != entry.shape:
+                raise ShapeError(
+                    f"the normalisation statistics have shape {normalize[key].mean.shape}, the "
+                    f"observation space has {entry.shape}: they belong to another environment"
+                )
+            steps.append(normalize[key])
+        if isinstance(entry, spaces.Discrete):
+            steps.append(OneHot((int(entry.n),)))
+        elif isinstance(entry, spaces.MultiDiscrete):
+            steps.append(OneHot(tuple(int(n) for n in entry.nvec.ravel())))
+        elif isinstance(entry, spaces.Box):
+            if scale_images and is_image(entry):
+                steps.append(Scale(1.0 / 255.0))
+        elif not isinstance(entry, spaces.MultiBinary):
+            raise SpikerlError(f"no preprocessing is known for the observation space {entry}")
+        inputs.append(Input(entry, tuple(steps), key))
+    return Preprocessing(tuple(inputs))
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether SB3 takes a space for an image: a uint8 Box of three axes from 0 to 255."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and bool((space.low == 0).all() and (space.high == 255).all())
+    )

@@ -1,0 +1,68 @@
+"""Estimates with intervals. Imports numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of n values with its 95 % interval; method says how the interval was made."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def share(hits: ArrayLike, groups: ArrayLike | None = None, seed: int = 0) -> Estimate:
+    """The share of true values, with Wilson's interval (Wilson 1927).
+
+    groups: the episode of each value. Decisions of one episode are not independent, so a bootstrap
+    over whole episodes is made too and the wider of the two intervals is given.
+    """
+    array = np.asarray(hits, dtype=np.float64)
+    n, p = len(array), float(array.mean())
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+    low, high, method = max(0.0, centre - half), min(1.0, centre + half), "wilson"
+    if groups is not None and len(np.unique(groups)) > 1:
+        spread = mean(array, groups, seed)
+        low, high = min(low, spread.low), max(high, spread.high)
+        method = "wilson and bootstrap over episodes"
+    return Estimate(p, low, high, n, method)
+
+
+def mean(
+    values: ArrayLike, groups: ArrayLike | None = None, seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """The mean with a percentile bootstrap interval (Efron 1979), over whole groups if given."""
+    array = np.asarray(values, dtype=np.float64)
+    labels = np.arange(len(array)) if groups is None else np.asarray(groups)
+    _, index = np.unique(labels, return_inverse=True)
+    sums, sizes = np.bincount(index, weights=array), np.bincount(index)
+    n = len(sums)
+    rng = np.random.default_rng(seed)
+    # In blocks: a bootstrap of many values must not need resamples x n numbers at once.
+    means: list[Any] = []
+    block = max(1, 4_000_000 // n)
+    while len(means) < resamples:
+        draw = rng.integers(n, size=(min(block, resamples - len(means)), n))
+        means.extend(sums[draw].sum(axis=1) / sizes[draw].sum(axis=1))
+    low, high = np.quantile(means, [0.025, 0.975])
+    method = "bootstrap" if groups is None else "bootstrap over episodes"
+    return Estimate(float(array.mean()), float(low), float(high), len(array), method)
