@@ -1,0 +1,404 @@
+"""The compiled half of the "cpu" back end: one function that carries rows through all T steps.
+
+Imports numpy and numba. A network comes flattened: `program` holds one row of sizes, flags and
+offsets per layer of neurons (the constants below name its columns), `values` every number of every
+layer. One signature for every network: compiled once, then loaded from numba's cache on disk.
+
+Order of work: row by row, layer by layer, all T steps of a layer before the next one. Layers feed
+forward only, so this gives what stepping all layers together gives, and the weights of one layer
+stay in the nearest cache. Spikes travel as bits, one row of 64-bit words per step.
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls
+# numba infers the types of compiled functions; annotations would repeat what it finds.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 8  # doubles per vector; padding, blocks and bytes of bits are made of it
+BLOCKS = (64, 32, 16, 8)  # neurons that are advanced together, accumulators in registers
+
+(
+    SIZE,  # neurons
+    PADDED,  # neurons, rounded up to whole vectors
+    WORDS,  # 64-bit words per step of spikes
+    DELAY,  # delay_steps
+    KEPT,  # steps of spikes kept between runs: max(1, delay_steps)
+    REFRACTORY,  # refractory_steps
+    SUBTRACT,  # 1: reset by subtraction, 0: to zero
+    SPIKING,  # 0: a read-out
+    SOURCE,  # where its current comes from, see below
+    PLAIN,  # 1: decay 1, no floor, reset by subtraction
+    SLOW,  # 1: refractory or recurrent, stepped neuron by neuron
+    RECURRENT,  # 1: it has recurrent weights
+    WEIGHT,  # offsets into `values` ...
+    BIAS,
+    DECAY,
+    THRESHOLD,
+    FLOOR,
+    FEEDBACK,  # recurrent weights, [from, to padded]
+    FAN_IN,  # neurons it listens to
+    SYNAPSE_STARTS,  # offsets into `index`: [FAN_IN + 1] first synapses, then their targets
+    TARGETS,
+    STATE,  # offset of its neurons in a row of `v`, `resting` and `counts`
+    FLIGHT,  # offset of its kept spikes in a row of `flight`
+    BITS,  # offset of its spikes in `bits`
+    SPIKES,  # neurons of all layers before it: where its recorded spikes begin
+) = range(25)
+COLUMNS = 25
+
+CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile lazily, cached on disk where there is a place for it."""
+    try:
+        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no writable directory for the cache: compile in each process
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    return compiled
+
+
+def _instructions(emitter: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of compiled code whose instructions the emitter writes itself."""
+    return intrinsic(emitter)
+
+
+@_instructions
+def _trailing_zeros(_: Any, word: Any) -> Any:
+    """Position of the lowest set bit of a word that is not zero."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), emit
+
+
+@_instructions
+def _advance_block(_: Any, arguments: Any) -> Any:
+    """Advance one block of neurons by all steps; arguments as _Block takes them.
+
+    Written as vector instructions because potentials, sums and counts then stay in registers for
+    the whole run; a numba loop over arrays loads and stores each of them at every event. The
+    operations and their order are the contract's; nothing is fused.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = cgutils.unpack_tuple(builder, args[0])
+        for width in BLOCKS:
+            for plain in (0, 1):
+                right_width = builder.icmp_signed("==", numbers[0], _whole(width))
+                right_kind = builder.icmp_signed("==", numbers[1], _whole(plain))
+                with builder.if_then(builder.and_(right_width, right_kind)):
+                    _Block(builder, width, bool(plain), numbers[2:]).emit()
+        return context.get_dummy_value()
+
+    return types.none(arguments), emit
+
+
+_DOUBLE, _I8, _I32, _I64 = ir.DoubleType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_REALS, _WHOLES = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_I64, LANES)
+
+
+def _whole(number: int) -> Any:
+    return ir.Constant(_I64, number)
+
+
+class _Block:
+    """Emits the instructions for one width of block; addresses and strides are in bytes."""
+
+    def __init__(self, builder: Any, width: int, plain: bool, numbers: list[Any]) -> None:
+        self.builder, self.plain, self.row_bytes = builder, plain, width * 8
+        self.vectors = range(width // LANES)
+        (self.subtract, self.steps, self.weight, self.base, self.base_stride) = numbers[:5]
+        (self.decay, self.threshold, self.floor, self.v, self.counts) = numbers[5:10]
+        (self.starts, self.events, self.bits, self.bits_stride) = numbers[10:]
+
+    def emit(self) -> None:
+        """The loop over steps, the loop over the events of a step, and the update of v."""
+        build = self.builder
+        zero = ir.Constant(_REALS, None)
+        potential, total = self.variables(_REALS), self.variables(_REALS)
+        fired = self.variables(_WHOLES)
+        limit = [self.vector(self.threshold, k) for k in self.vectors]
+        for k in self.vectors:
+            build.store(self.vector(self.v, k), potential[k])
+            build.store(self.vector(self.counts, k, _WHOLES), fired[k])
+        subtract = build.icmp_signed("!=", self.subtract, _whole(0))
+        with cgutils.for_range(build, self.steps, intp=_I64) as loop:
+            for k in self.vectors:
+                build.store(zero, total[k])
+            self.add_events(loop.index, total)
+            base = self.at(self.base, loop.index, self.base_stride)
+            bits = self.at(self.bits, loop.index, self.bits_stride)
+            for k in self.vectors:
+                current = build.fadd(build.load(total[k]), self.vector(base, k))
+                u = build.load(potential[k])
+                if self.plain:
+                    u = build.fadd(u, current)
+                else:
+                    u = build.fadd(build.fmul(self.vector(self.decay, k), u), current)
+                    low = self.vector(self.floor, k)
+                    u = build.select(build.fcmp_ordered("<", u, low), low, u)
+                spikes = build.fcmp_ordered(">=", u, limit[k])
+                after = build.fsub(u, limit[k])
+                if not self.plain:
+                    after = build.select(subtract, after, zero)
+                build.store(build.select(spikes, after, u), potential[k])
+                count = build.add(build.load(fired[k]), build.zext(spikes, _WHOLES))
+                build.store(count, fired[k])
+                self.store(build.bitcast(spikes, _I8), build.add(bits, _whole(k)), 1)
+        for k in self.vectors:
+            offset = _whole(k * LANES * 8)
+            self.store(build.load(potential[k]), build.add(self.v, offset), 8)
+            self.store(build.load(fired[k]), build.add(self.counts, offset), 8)
+
+    def add_events(self, step: Any, total: list[Any]) -> None:
+        """Add the weight row of every neuron that spikes in this step."""
+        build = self.builder
+        first = self.at(self.starts, step, _whole(8))
+        last = build.add(first, _whole(8))
+        with cgutils.for_range_slice(
+            build, self.load(_I64, first, 8), self.load(_I64, last, 8), _whole(1), intp=_I64
+        ) as (event, _):
+            neuron = self.load(_I32, self.at(self.events, event, _whole(4)), 4)
+            row = self.at(self.weight, build.zext(neuron, _I64), _whole(self.row_bytes))
+            for k in self.vectors:
+                build.store(build.fadd(build.load(total[k]), self.vector(row, k)), total[k])
+
+    def at(self, address: Any, index: Any, stride: Any) -> Any:
+        return self.builder.add(address, self.builder.mul(index, stride))
+
+    def variables(self, kind: Any) -> list[Any]:
+        return [cgutils.alloca_once(self.builder, kind) for _ in self.vectors]
+
+    def vector(self, address: Any, k: int, kind: Any = _REALS) -> Any:
+        return self.load(kind, self.builder.add(address, _whole(k * LANES * 8)), 8)
+
+    def load(self, kind: Any, address: Any, align: int) -> Any:
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        value.align = align
+        return value
+
+    def store(self, value: Any, address: Any, align: int) -> None:
+        pointer = self.builder.inttoptr(address, value.type.as_pointer())
+        self.builder.store(value, pointer).align = align
+
+
+@_compiled
+def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, events, bits):
+    """All steps of a layer without refractoriness or recurrence, block by block."""
+    numbers = values.ctypes.data
+    weight = numbers + layer[WEIGHT] * 8
+    done = 0
+    while done < layer[PADDED]:
+        width = _block_width(layer[PADDED] - done)
+        o = done * 8
+        _advance_block(
+            (
+                width,
+                layer[PLAIN],
+                layer[SUBTRACT],
+                steps,
+                weight,
+                base.ctypes.data + o,
+                base_stride * 8,
+                numbers + layer[DECAY] * 8 + o,
+                numbers + layer[THRESHOLD] * 8 + o,
+                numbers + layer[FLOOR] * 8 + o,
+                v.ctypes.data + o,
+                counts.ctypes.data + o,
+                starts.ctypes.data,
+                events.ctypes.data,
+                bits.ctypes.data + done // 8,
+                layer[WORDS] * 8,
+            )
+        )
+        weight += width * layer[FAN_IN] * 8
+        done += width
+
+
+def block_width(left: int) -> int:
+    """The widest block that fits into this many padded neurons."""
+    for width in BLOCKS:
+        if width <= left:
+            return width
+    return LANES
+
+
+_block_width = _compiled(block_width)
+
+
+@_compiled
+def _advance_slow(
+    steps, layer, values, base, base_stride, v, resting, counts, starts, events, bits, current
+):
+    """All steps of any layer, one neuron after the other; weights are [n_in, padded]."""
+    n, padded, words = layer[SIZE], layer[PADDED], layer[WORDS]
+    for t in range(steps):
+        current[:n] = 0.0
+        for e in range(starts[t], starts[t + 1]):
+            row = layer[WEIGHT] + events[e] * padded
+            for j in range(n):
+                current[j] += values[row + j]
+        for j in range(n):
+            current[j] += base[t * base_stride + j]
+        if layer[RECURRENT]:
+            heard = current[padded:]
+            heard[:n] = 0.0
+            for w in range(words):
+                word = bits[t * words + w]  # KEPT - max(1, delay) is 0: the oldest that is kept
+                while word:
+                    row = layer[FEEDBACK] + (w * 64 + _trailing_zeros(word)) * padded
+                    word &= word - np.uint64(1)
+                    for j in range(n):
+                        heard[j] += values[row + j]
+            for j in range(n):
+                current[j] += heard[j]
+        out = (layer[KEPT] + t) * words
+        bits[out : out + words] = 0
+        for j in range(n):
+            if resting[j] > 0:
+                resting[j] -= 1
+                continue
+            u = values[layer[DECAY] + j] * v[j] + current[j]
+            u = max(u, values[layer[FLOOR] + j])
+            if u >= values[layer[THRESHOLD] + j]:
+                u = u - values[layer[THRESHOLD] + j] if layer[SUBTRACT] else 0.0
+                resting[j] = layer[REFRACTORY]
+                counts[j] += 1
+                bits[out + j // 64] |= np.uint64(1) << np.uint64(j % 64)
+            v[j] = u
+
+
+@_compiled
+def _list_events(steps, words, bits, starts, events):
+    """The neurons that spike at each step: events[starts[t] : starts[t + 1]]."""
+    found = 0
+    for t in range(steps):
+        starts[t] = found
+        for w in range(words):
+            word = bits[t * words + w]
+            while word:
+                events[found] = w * 64 + _trailing_zeros(word)
+                word &= word - np.uint64(1)
+                found += 1
+    starts[steps] = found
+
+
+@_compiled
+def _spread(steps, layer, values, index, starts, events, base):
+    """Currents [T, padded] through sparse connections, bias included."""
+    n, padded = layer[SIZE], layer[PADDED]
+    targets, weights = layer[TARGETS], layer[WEIGHT]
+    for t in range(steps):
+        row = base[t * padded : (t + 1) * padded]
+        row[:] = 0.0
+        for e in range(starts[t], starts[t + 1]):
+            at = layer[SYNAPSE_STARTS] + events[e]
+            for q in range(index[at], index[at + 1]):
+                row[index[targets + q]] += values[weights + q]
+        for j in range(n):
+            row[j] += values[layer[BIAS] + j]
+
+
+@_compiled
+def _sum_totals(steps, layer, before, values, counts, bits, v, totals):
+    """A read-out that only adds up: one product with the spikes that arrived, not one per step."""
+    words, delay = before[WORDS], before[DELAY]
+    totals[: before[SIZE]] = counts[before[STATE] : before[STATE] + before[SIZE]]
+    for t in range(delay):  # sent before this run, or not yet arrived at its end
+        for w in range(words):
+            word = bits[(before[KEPT] - delay + t) * words + w]
+            while word:
+                totals[w * 64 + _trailing_zeros(word)] += 1
+                word &= word - np.uint64(1)
+            word = bits[(before[KEPT] - delay + steps + t) * words + w]
+            while word:
+                totals[w * 64 + _trailing_zeros(word)] -= 1
+                word &= word - np.uint64(1)
+    n = layer[SIZE]
+    for i in range(before[SIZE]):
+        if totals[i]:
+            row = layer[WEIGHT] + i * layer[PADDED]
+            for j in range(n):
+                v[j] += totals[i] * values[row + j]
+    for j in range(n):
+        v[j] += steps * values[layer[BIAS] + j]
+
+
+@_compiled
+def decide(
+    steps, program, values, index, currents, constant, v, resting, flight, counts,
+    scratch_bits, starts, events, base, totals, sums, spikes,
+):  # fmt: skip
+    """Carry the rows of `currents` through all steps, from and to the state in v, resting, flight.
+
+    currents:      [T or 1, B, n] of the first layer of neurons, bias included.
+    constant:      currents has one step, which holds for all T.
+    v, resting:    [B, STATE of all]; flight: [B, FLIGHT of all] 64-bit words.
+    counts:        [B, STATE of all], zero on entry.
+    scratch_bits, starts, events, base, totals, sums: room to work in, large enough for T steps.
+    spikes:        room for every layer's [T, B, n] one after the other, or empty.
+    """
+    rows = currents.shape[1]
+    none = starts[1]  # T + 1 zeros: a layer that takes currents has no events
+    for b in range(rows):
+        for k in range(len(program)):
+            layer = program[k]
+            n, padded, words = layer[SIZE], layer[PADDED], layer[WORDS]
+            bits = scratch_bits[layer[BITS] :]
+            kept = layer[KEPT] * words
+            state = slice(layer[STATE], layer[STATE] + padded)
+            bits[:kept] = flight[b, layer[FLIGHT] : layer[FLIGHT] + kept]
+            before = program[k - 1]
+            sent = scratch_bits[before[BITS] + (before[KEPT] - before[DELAY]) * before[WORDS] :]
+
+            if layer[SOURCE] == TOTALS:
+                _sum_totals(
+                    steps, layer, before, values, counts[b], scratch_bits[before[BITS] :],
+                    v[b, state], totals,
+                )  # fmt: skip
+                continue
+            listed, stride = none, 0
+            current = base
+            if layer[SOURCE] == CURRENT:
+                for t in range(len(currents)):
+                    base[t * padded : t * padded + n] = currents[t, b]
+                stride = 0 if constant else padded
+            else:
+                _list_events(steps, before[WORDS], sent, starts[0], events)
+                if layer[SOURCE] == SYNAPSES:
+                    _spread(steps, layer, values, index, starts[0], events, base)
+                    stride = padded
+                else:
+                    listed = starts[0]
+                    current = values[layer[BIAS] :]
+            if layer[SLOW]:
+                _advance_slow(
+                    steps, layer, values, current, stride, v[b, state], resting[b, state],
+                    counts[b, state], listed, events, bits, sums,
+                )  # fmt: skip
+            else:
+                _advance_fast(
+                    steps, layer, values, current, stride, v[b, state], counts[b, state],
+                    listed, events, bits[kept:],
+                )  # fmt: skip
+            flight[b, layer[FLIGHT] : layer[FLIGHT] + kept] = bits[
+                steps * words : steps * words + kept
+            ]
+            if len(spikes) and layer[SPIKING]:
+                first = layer[SPIKES] * steps * rows
+                for t in range(steps):
+                    out = first + (t * rows + b) * n
+                    at = kept + t * words
+                    for j in range(n):
+                        shift = np.uint64(j % 64)
+                        spikes[out + j] = (bits[at + j // 64] >> shift) & np.uint64(1)
