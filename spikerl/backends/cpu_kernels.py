@@ -59,8 +59,9 @@ CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; spar
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile lazily, cached on disk where there is a place for it."""
+    compiled: Callable[..., Any]
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # no writable directory for the cache: compile in each process
         compiled = numba.njit(nogil=True, error_model="numpy")(function)
     return compiled
