@@ -1,0 +1,124 @@
+"""The check of the whole way: a policy that decides on the back end inside a Gymnasium loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from spikerl.backends.base import Backend, Capabilities, capability_problems
+from spikerl.network import Dense, SpikingNetwork
+from spikerl.testing.check import Catalogue, exact, fail
+from spikerl.testing.dyadic import can_read_out
+from spikerl.testing.neuron import neurons
+
+if TYPE_CHECKING:
+    from spikerl.agent import SpikingAgent
+
+_catalogue = Catalogue()
+check = _catalogue.add
+CHECKS = _catalogue.checks
+
+SIM_STEPS = 8
+DECISIONS = 24
+SCALE = 2.0  # the largest observation
+
+
+class Line(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """A point on a line is pushed left, not at all or right, and drifts; all numbers are dyadic."""
+
+    observation_space = spaces.Box(-SCALE, SCALE, (2,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, start: float) -> None:
+        self._start = start
+        self._place = np.zeros(2, dtype=np.float32)
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Back to the start, a little further right each time."""
+        self._start += 0.125
+        self._place = np.array([self._start, -self._start / 2], dtype=np.float32)
+        self._steps = 0
+        return self._place.copy(), {}
+
+    def step(
+        self, action: np.int64
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Move; the episode ends after ten steps or at the end of the line."""
+        self._place += np.array([(int(action) - 1) / 4 + 0.125, 0.0625], dtype=np.float32)
+        self._place = np.clip(self._place, -SCALE, SCALE)
+        self._steps += 1
+        out = bool(abs(self._place[0]) >= SCALE)
+        return self._place.copy(), -abs(float(self._place[0])), out, self._steps >= 10, {}
+
+
+def _network(c: Capabilities) -> SpikingNetwork:
+    weight = np.array([[2, 0], [-2, 0], [0, 2], [0, -2], [2, 2], [-2, -1]]) / 4
+    if "current" not in c.drive:  # two channels per number: positive part, negative part
+        weight = np.concatenate([weight, -weight], axis=1)
+    hidden = neurons(c, weight, bias=[0.125] * 6 if c.bias else None)
+    values = np.array([[4, -2, 1, 0, 3, -1], [1, 1, 2, 2, -2, 1], [-2, 4, 0, 2, -1, 3]]) / 4
+    last = Dense(weight=values, spiking=False) if can_read_out(c) else neurons(c, values)
+    return SpikingNetwork((hidden, last))
+
+
+def _agent(c: Capabilities, network: SpikingNetwork, stateful: bool) -> SpikingAgent:
+    from spikerl.agent import SpikingAgent
+    from spikerl.decoding import Categorical, Decoder, FinalPotential, SpikeCount
+    from spikerl.encoding import ConstantCurrent, EquidistantSpikes
+    from spikerl.preprocessing import from_space
+
+    read = SpikeCount() if network.readout.spiking else FinalPotential()
+    return SpikingAgent(
+        network=network,
+        preprocessing=from_space(Line.observation_space),
+        encoder=ConstantCurrent() if "current" in c.drive else EquidistantSpikes(scale=SCALE),
+        decoder=Decoder(read, Categorical((3,))),
+        sim_steps=SIM_STEPS,
+        observation_space=Line.observation_space,
+        action_space=Line.action_space,
+        stateful=stateful,
+    )
+
+
+@check(lambda c: not capability_problems(c, _network(c)))
+def evaluate_policy_runs(backend: Backend) -> None:
+    """A HardwarePolicy on the back end closes the loop with Gymnasium environments, and takes the
+    actions it takes on the reference."""
+    c = backend.capabilities
+    for stateful in (False, True) if c.keeps_state and c.partial_reset else (False,):
+        agent = _agent(c, _network(c), stateful)
+        found = _actions(agent, backend)
+        if not exact(c) or c.weight_bits is not None:
+            continue  # single decisions are not promised, or hang on ties between rounded numbers
+        wanted = _actions(agent, "reference")
+        if not np.array_equal(found, wanted):
+            t = int(np.argmax((found != wanted).any(axis=1)))
+            kind = "stateful" if stateful else "stateless"
+            fail(f"{kind} agent: actions {found[t]} in decision {t}", f"{wanted[t]}")
+
+
+def _actions(agent: SpikingAgent, backend: Backend | str) -> NDArray[np.int64]:
+    """Actions [decisions, 2] in two environments side by side, as evaluate_policy drives them."""
+    from spikerl.hardware import HardwarePolicy
+
+    taken = []
+    envs = gymnasium.vector.SyncVectorEnv([lambda: Line(-1.0), lambda: Line(0.5)])
+    with HardwarePolicy(agent, backend, n_envs=2, seed=0) as policy:
+        observation, _ = envs.reset(seed=0)
+        state, starts = None, np.ones(2, dtype=np.bool_)
+        for _ in range(DECISIONS):
+            action, state = policy.predict(observation, state, starts)
+            if action.shape != (2,) or not all(agent.action_space.contains(a) for a in action):
+                fail(f"actions {action!r}", f"two of {agent.action_space}")
+            taken.append(action)
+            observation, _, terminated, truncated, _ = envs.step(action)
+            starts = terminated | truncated
+    envs.close()
+    return np.array(taken)

@@ -1,0 +1,95 @@
+"""Every back end that can run here keeps the neuron contract."""
+
+import pytest
+
+from spikerl import backends
+from spikerl.backends import get
+from spikerl.backends.base import Capabilities
+from spikerl.errors import SpikerlError
+from spikerl.testing import ConformanceError, check_backend, checks_for, parametrize_with_checks
+from spikerl.testing.suite import CHECKS
+
+USABLE = [name for name, state in backends.available().items() if state.usable]
+
+
+@parametrize_with_checks(USABLE)
+def test_conformance(backend, check):
+    check(backend)
+
+
+def test_every_check_is_named_once_and_says_a_sentence():
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+    assert all(check.sentence.endswith(".") for check in CHECKS)
+
+
+def test_the_report_lists_what_holds_and_what_was_not_declared():
+    report = check_backend("reference")
+    assert set(report.passed) | set(report.left_out) == {check.name for check in CHECKS}
+    assert report.left_out == ("problems_is_complete",)  # the reference leaves nothing out
+    assert "holds           quiet" in str(report)
+    assert "not declared    problems_is_complete" in str(report)
+
+
+def test_a_known_failure_that_holds_is_an_error():
+    with pytest.raises(ConformanceError, match=r"quiet.*\n.*it holds, but is listed") as caught:
+        check_backend("reference", known_failures={"quiet": "noisy"})
+    assert [failure.check for failure in caught.value.failures] == ["quiet"]
+
+
+def test_a_known_failure_of_no_check_is_an_error():
+    with pytest.raises(ConformanceError, match="no_such_check"):
+        check_backend("reference", known_failures={"no_such_check": "typo"})
+    with pytest.raises(SpikerlError, match="no_such_check"):
+        parametrize_with_checks(["reference"], {("reference", "no_such_check"): "typo"})
+
+
+def test_parametrizing_no_back_end_is_an_error_and_not_an_empty_test():
+    with pytest.raises(SpikerlError, match="no back end"):
+        parametrize_with_checks([])
+
+
+def test_known_failures_become_strict_xfails_with_their_reason():
+    mark = parametrize_with_checks(["reference"], {("reference", "quiet"): "hums"}).mark
+    names, params = mark.args
+    assert names == ("backend", "check")
+    marked = {param.id: param.marks for param in params if param.marks}
+    assert list(marked) == ["reference-quiet"]
+    assert marked["reference-quiet"][0].kwargs == {
+        "strict": True,
+        "raises": ConformanceError,
+        "reason": "hums",
+    }
+
+
+@pytest.mark.parametrize(
+    ("left_out", "gone"),
+    [
+        ({"decay": False}, {"leak_before_input", "matches_reference_leaky"}),
+        ({"resets": frozenset({"subtract"})}, {"zero_discards_remainder"}),
+        ({"resets": frozenset({"zero"})}, {"subtract_keeps_remainder"}),
+        (
+            {"recurrent": False},
+            {"matches_reference_recurrent", "neurons_hear_themselves_a_step_later"},
+        ),
+        ({"bias": False}, {"bias_every_step"}),
+        ({"refractory": False}, {"matches_reference_refractory", "refractory_neurons_are_held"}),
+        ({"v_min": False}, {"matches_reference_floored", "floor_is_applied"}),
+        ({"layers": frozenset({"Dense"})}, {"matches_reference_convolutional"}),
+        ({"max_delay_steps": 0}, {"matches_reference_delayed", "in_flight_spikes_do_not_leak"}),
+        ({"keeps_state": False}, {"split_run_equals_one_run", "partial_reset_leaves_others"}),
+        ({"partial_reset": False}, {"partial_reset_leaves_others"}),
+        ({"weight_bits": 8}, {"small_increments_accumulate"}),
+    ],
+    ids=str,
+)
+def test_a_check_is_generated_only_where_its_capability_is_declared(left_out, gone):
+    class Backend:
+        name = "lesser"
+        capabilities = Capabilities(**left_out)
+
+    full = {check.name for check in checks_for("reference")}
+    assert full - {check.name for check in checks_for(Backend())} == gone
+
+
+def test_a_name_is_as_good_as_a_back_end():
+    assert checks_for("reference") == checks_for(get("reference"))
