@@ -17,7 +17,8 @@ class LayerReport:
     """One spiking layer on the held-out observations.
 
     rate:      spikes per neuron and step.
-    saturated: neurons that fired at every step of more than 1 % of the decisions.
+    saturated: neurons whose source was beyond what a spike at every step stands for, in more than
+               1 % of the decisions.
     silent:    neurons that never fired.
     """
 

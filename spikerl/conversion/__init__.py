@@ -1,0 +1,214 @@
+"""convert(): a trained SB3 policy becomes a SpikingAgent, with a report of how faithful it is.
+
+Imports torch and SB3. The steps: read the source (checkpoints), take its network apart (stack), get
+observations (observations, environments), set thresholds and build (thresholds, build), measure
+(fidelity).
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from spikerl.agent import SpikingAgent, checked_sim_steps
+from spikerl.conversion import build, fidelity
+from spikerl.conversion import observations as observing
+from spikerl.conversion.sources import Source, open_source, verify
+from spikerl.conversion.thresholds import RULES, thresholds
+from spikerl.errors import ConversionError, ConversionWarning
+from spikerl.network import RESETS, Dense, Reset, SpikingNetwork
+
+_RULES = {
+    "v_init": 0.5,
+    "encoder": "constant",
+    "decoder": "potential",
+    "readout": "fitted",
+    "delay_steps": 0,
+    "vecnormalize": None,
+    "algo": None,
+    "observation_space": None,
+    "action_space": None,
+}
+
+
+def convert(
+    source: Any,
+    *,
+    observations: Any = None,
+    env: Any = None,
+    n_calibration: int = 10_000,
+    sim_steps: int = 32,
+    reset: Reset = "subtract",
+    threshold: str = "neuron",
+    percentile: float = 99.9,
+    seed: int = 0,
+    **rules: Any,
+) -> SpikingAgent:
+    """Turn a trained policy of Linear and ReLU layers into a spiking agent.
+
+    Rate conversion after Diehl et al. (2015) and Rueckauer et al. (2017): each ReLU becomes an
+    integrate-and-fire neuron whose spikes per step stand for its activation.
+
+    source:       an SB3 or sb3-contrib model, its policy, a .zip, an rl-zoo directory, or a plain
+                  torch.nn.Sequential with observation_space= and action_space=.
+    observations: raw observations [B, ...] (or a Dict of them, or a replay buffer) to calibrate on;
+                  a fifth of them is held out for the report.
+    env:          else where to collect them on-policy: an id, an environment or a VecEnv. Without
+                  either: the checkpoint's environment, the model's, or its replay buffer.
+    n_calibration: observations to calibrate on.
+    sim_steps:    steps per decision, T.
+    reset:        "subtract" or "zero".
+    threshold, percentile: "neuron" or "layer" percentile of the activations (100: the maximum), or
+                  "model", from the weights alone.
+    seed:         of everything random.
+
+    rules: v_init (0.5 thresholds), encoder ("constant", "poisson", "equidistant"), decoder
+    ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("fitted": the last
+    layer is fitted by ridge regression to what the spiking layers really send within T steps;
+    "copied": it is the source's), delay_steps (of every hidden layer), vecnormalize (path or
+    object), algo (the algorithm a file must be of), observation_space, action_space.
+
+    Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
+    """
+    recipe, options = _checked(
+        rules,
+        sim_steps=sim_steps,
+        reset=reset,
+        threshold=threshold,
+        percentile=percentile,
+        n_calibration=n_calibration,
+    )
+    origin = open_source(source, env, options)
+    sets, notes = _observe(origin, observations, env, n_calibration, seed)
+    stack, preprocessing = origin.stack, origin.preprocessing
+    verify(origin, sets.held_out)
+    rows = preprocessing(sets.calibration)
+    theta = thresholds(stack, rows, recipe.threshold, recipe.percentile)
+    encoder = build.make_encoder(recipe, rows)
+    hidden = build.make_hidden(stack, theta, encoder, recipe)
+    last = build.last_layer(stack, theta, encoder)
+    fit = recipe.readout == "fitted" and bool(hidden)
+    if fit:
+        some = fidelity.fitting_rows(rows, seed)
+        spiking = SpikingNetwork((*hidden, Dense(last.weight, last.bias, spiking=False)))
+        seen = fidelity.recordings(spiking, encoder, some, sim_steps, seed + 1).counts[-1]
+        last = build.fitted(last, seen / sim_steps, stack.activations(some)[-1])
+    values = stack.activations(rows)[-1]
+    network, decoder = build.close_network(hidden, last, values, stack, recipe)
+    report = fidelity.make_report(
+        stack=stack,
+        network=network,
+        read=decoder.values,
+        encoder=encoder,
+        theta=theta,
+        fit=fit,
+        action_space=origin.action_space,
+        sim_steps=sim_steps,
+        calibration=rows,
+        held_out=preprocessing(sets.held_out),
+        episodes=sets.episodes,
+        seed=seed,
+        warnings=notes,
+    )
+    return SpikingAgent(
+        network=network,
+        preprocessing=preprocessing,
+        encoder=encoder,
+        decoder=decoder,
+        sim_steps=sim_steps,
+        observation_space=origin.observation_space,
+        action_space=origin.action_space,
+        provenance={
+            "source": dict(origin.details),
+            "environment": origin.env_id,
+            "observations": sets.origin,
+            "n_calibration": len(rows),
+            "seed": seed,
+            "recipe": asdict(recipe),
+            "versions": _versions(),
+        },
+        report=report,
+    )
+
+
+def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[str, Any]]:
+    """The recipe and the source's options; raises ConversionError with every bad argument."""
+    unknown = sorted(set(rules) - set(_RULES))
+    options = {**_RULES, **rules}
+    percentile, v_init, delay = given["percentile"], options["v_init"], options["delay_steps"]
+    choices = (
+        ("reset", given["reset"], RESETS),
+        ("threshold", given["threshold"], RULES),
+        ("encoder", options["encoder"], build.ENCODERS),
+        ("decoder", options["decoder"], build.DECODERS),
+        ("readout", options["readout"], ("fitted", "copied")),
+    )
+    problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
+    problems += checked_sim_steps(given["sim_steps"])
+    problems += [
+        f"{name} is {value!r}; wanted one of {', '.join(wanted)}"
+        for name, value, wanted in choices
+        if value not in wanted
+    ]
+    if not (isinstance(percentile, (int, float)) and 0 < percentile <= 100):
+        problems.append(f"percentile must be in (0, 100], found {percentile!r}")
+    if not (isinstance(v_init, (int, float)) and 0 <= v_init < 1):
+        problems.append(f"v_init is a share of the threshold in [0, 1), found {v_init!r}")
+    if not isinstance(delay, int) or isinstance(delay, bool) or delay < 0:
+        problems.append(f"delay_steps must be a whole number >= 0, found {delay!r}")
+    if not isinstance(given["n_calibration"], int) or given["n_calibration"] < 1:
+        problems.append(
+            f"n_calibration must be a whole number >= 1, found {given['n_calibration']!r}"
+        )
+    if problems:
+        raise ConversionError("these arguments cannot be used", problems)
+    recipe = build.Recipe(
+        sim_steps=int(given["sim_steps"]),
+        reset=given["reset"],
+        threshold=given["threshold"],
+        percentile=float(percentile),
+        v_init=float(v_init),
+        encoder=options["encoder"],
+        decoder=options["decoder"],
+        readout=options["readout"],
+        delay_steps=delay,
+    )
+    return recipe, options
+
+
+def _observe(
+    origin: Source, observations: Any, env: Any, n_calibration: int, seed: int
+) -> tuple[observing.ObservationSets, list[str]]:
+    """The observations, from the first place that has any, and the notes made on the way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConversionWarning)
+        if observations is None and env is None:
+            if origin.environment is not None:
+                env = origin.environment()
+            elif getattr(origin.replay_buffer, "pos", 0) or getattr(
+                origin.replay_buffer, "full", False
+            ):
+                observations = origin.replay_buffer
+            else:
+                raise ConversionError(
+                    "there is nothing to calibrate on: pass observations= (raw, as the environment "
+                    "returns them) or env= (an id, an environment or a VecEnv)"
+                )
+        if observations is not None:
+            sets = observing.given(observations, origin.preprocessing, n_calibration, seed)
+        else:
+            sets = observing.collected(origin.stack, origin.preprocessing, env, n_calibration, seed)
+    notes = []
+    for entry in caught:  # shown to the user as they came, and kept in the report
+        if issubclass(entry.category, ConversionWarning):
+            notes.append(str(entry.message))
+        warnings.warn(entry.message, entry.category, stacklevel=3)
+    return sets, notes
+
+
+def _versions() -> dict[str, str]:
+    packages = ("spikerl", "numpy", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

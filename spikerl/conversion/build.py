@@ -1,0 +1,139 @@
+"""From a plain stack to a SpikingNetwork, and the fit of its last layer. Imports numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikerl.conversion.stack import PlainLayer, PlainStack
+from spikerl.decoding import Categorical, Decoder, FinalPotential, FirstSpike, Read, SpikeCount
+from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes, PoissonSpikes
+from spikerl.errors import ConversionError
+from spikerl.network import Dense, FloatArray, Reset, SpikingNetwork
+
+ENCODERS = ("constant", "poisson", "equidistant")
+DECODERS = ("potential", "spike_count", "signed_spike_count", "first_spike")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The choices of a conversion that shape the network; see convert() for their meaning."""
+
+    sim_steps: int
+    reset: Reset
+    threshold: str
+    percentile: float
+    v_init: float
+    encoder: str
+    decoder: str
+    readout: str
+    delay_steps: int
+
+
+def make_encoder(recipe: Recipe, rows: FloatArray) -> Encoder:
+    """The encoder; spike trains are scaled to the largest magnitude of each input [B, n]."""
+    if recipe.encoder == "constant":
+        return ConstantCurrent()
+    largest = np.abs(rows).max(axis=0)
+    scale = np.where(largest > 0, largest, 1.0)
+    kind = PoissonSpikes if recipe.encoder == "poisson" else EquidistantSpikes
+    return kind(scale=scale, signed=True)
+
+
+def make_hidden(
+    stack: PlainStack, theta: list[FloatArray], encoder: Encoder, recipe: Recipe
+) -> list[Dense]:
+    """The spiking layers, thresholds scaled to 1: weight * theta_before / theta, bias / theta.
+
+    A spike of neuron j of the layer before stands for theta_before[j] (Rueckauer et al. 2017). For
+    signed spike trains the first weights are doubled, once positive and once negative.
+    """
+    layers = []
+    for i, (layer, scale) in enumerate(zip(stack.layers, theta, strict=False)):
+        weight = _input_weight(layer.weight, encoder) if i == 0 else layer.weight * theta[i - 1]
+        layers.append(
+            Dense(
+                weight / scale[:, None],
+                layer.bias / scale,
+                reset=recipe.reset,
+                v_init=recipe.v_init,
+                delay_steps=recipe.delay_steps,
+            )
+        )
+    return layers
+
+
+def last_layer(stack: PlainStack, theta: list[FloatArray], encoder: Encoder) -> PlainLayer:
+    """The last linear layer, reading spikes per step instead of activations."""
+    last = stack.layers[-1]
+    weight = last.weight * theta[-1] if theta else _input_weight(last.weight, encoder)
+    return PlainLayer(last.name, weight, last.bias, relu=False)
+
+
+def fitted(last: PlainLayer, rates: FloatArray, target: FloatArray) -> PlainLayer:
+    """The last layer refitted so that rates [B, n] of the spiking net give target [B, n_out].
+
+    Ridge regression towards the given weights (Hoerl & Kennard 1970): the change is penalised, in
+    units of the mean variance of the rates, just enough to keep directions without data unchanged.
+    """
+    error = target - (rates @ last.weight.T + last.bias)
+    centre = rates.mean(axis=0)
+    spread = rates - centre
+    covariance = spread.T @ spread / len(rates)
+    ridge = 1e-3 * np.trace(covariance) / len(covariance) or 1.0
+    slope = spread.T @ (error - error.mean(axis=0)) / len(rates)
+    change = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), slope).T
+    return PlainLayer(
+        last.name,
+        last.weight + change,
+        last.bias + error.mean(axis=0) - change @ centre,
+        relu=False,
+    )
+
+
+def close_network(
+    hidden: list[Dense], last: PlainLayer, values: FloatArray, stack: PlainStack, recipe: Recipe
+) -> tuple[SpikingNetwork, Decoder]:
+    """The whole network and its decoder, for the source's values [B, n] on calibration rows.
+
+    "potential": a read-out that never fires; the answer is its mean input.
+    "spike_count": the last layer spikes. All values are lifted by one offset above zero, divided by
+                   one scale (argmax is unchanged), and both are undone when decoding.
+    "signed_spike_count": a neuron for +value and one for -value.
+    "first_spike": as spike_count, but the earliest neuron wins; only for choices.
+    """
+    if recipe.decoder == "potential":
+        readout = Dense(last.weight, last.bias, spiking=False)
+        return SpikingNetwork((*hidden, readout)), Decoder(FinalPotential(), stack.head)
+    if recipe.decoder == "first_spike" and not isinstance(stack.head, Categorical):
+        raise ConversionError(
+            "first_spike orders actions: it cannot give continuous or binary ones"
+        )
+    weight, bias, offset = last.weight, last.bias, 0.0
+    if recipe.decoder == "signed_spike_count":
+        weight, bias = np.concatenate([weight, -weight]), np.concatenate([bias, -bias])
+        scale = float(np.abs(values).max()) or 1.0
+    else:
+        span = float(values.max() - values.min()) or 1.0
+        offset = 0.1 * span - float(values.min())  # room below for values not seen
+        scale = float(values.max()) + offset
+    head_layer = Dense(
+        weight / scale,
+        (bias + offset) / scale,
+        reset=recipe.reset,
+        v_init=0.0 if recipe.decoder == "first_spike" else recipe.v_init,
+    )
+    read: Read = (
+        FirstSpike()
+        if recipe.decoder == "first_spike"
+        else SpikeCount(scale, -offset, signed=recipe.decoder == "signed_spike_count")
+    )
+    return SpikingNetwork((*hidden, head_layer)), Decoder(read, stack.head)
+
+
+def _input_weight(weight: FloatArray, encoder: Encoder) -> FloatArray:
+    if isinstance(encoder, ConstantCurrent):
+        return weight
+    scaled: FloatArray = weight * encoder.scale  # type: ignore[attr-defined]
+    return np.concatenate([scaled, -scaled], axis=1)

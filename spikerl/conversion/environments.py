@@ -1,0 +1,120 @@
+"""Environments to watch a policy in: made from an id, today's version of an old one, or given.
+
+Imports gymnasium and SB3's vectorised environments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import parse_env_id
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecNormalize,
+    unwrap_vec_wrapper,
+)
+
+from spikerl.errors import ConversionError, ConversionWarning
+
+
+def todays_id(env_id: str) -> str:
+    """The registered id for a name that may be of years ago; warns when it is another one.
+
+    LunarLander-v2 is LunarLander-v3 today, Hopper-v3 is Hopper-v5: the newest version registered.
+    Raises ConversionError if nothing of that name is registered.
+    """
+    namespace, name, version = parse_env_id(env_id)
+    versions = {
+        spec.version: spec.id
+        for spec in gym.registry.values()
+        if spec.namespace == namespace and spec.name == name
+    }
+    if version in versions and _runs(versions[version]):
+        return versions[version]
+    newer = [v for v in versions if v is not None and _runs(versions[v])]
+    if not newer:
+        raise ConversionError(
+            f"no environment {env_id} (nor another version of {name}) is registered or installed "
+            "here; install the package that has it, or pass observations="
+        )
+    chosen = versions[max(newer)]
+    warnings.warn(
+        f"{env_id} is {chosen} today: the agent is run and measured there",
+        ConversionWarning,
+        stacklevel=2,
+    )
+    return chosen
+
+
+def _runs(env_id: str) -> bool:
+    """Whether an id can be made: old versions stay registered and raise when made."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gym.make(env_id).close()
+    except Exception:  # whatever an environment's own package raises
+        return False
+    return True
+
+
+def maker(
+    env_id: str, env_kwargs: Mapping[str, Any], wrappers: tuple[Any, ...]
+) -> Callable[[], gym.Env[Any, Any]]:
+    """A function that makes the environment an rl-zoo run was trained in."""
+    classes = [_wrapper(entry) for entry in wrappers]
+
+    def make() -> gym.Env[Any, Any]:
+        env = gym.make(env_id, **env_kwargs)
+        for wrap in classes:
+            env = wrap(env)
+        return env
+
+    return make
+
+
+def _wrapper(entry: Any) -> Callable[[Any], Any]:
+    name: Any = entry
+    arguments: dict[str, Any] | None = None
+    if isinstance(entry, dict):
+        (name, arguments), *rest = entry.items()
+        if rest:
+            raise ConversionError(f"env_wrapper {entry} names several wrappers in one entry")
+    module, _, attribute = str(name).rpartition(".")
+    # rl-zoo's wrappers moved: those of old runs are in sb3-contrib or rl_zoo3 today
+    for home in (module, "sb3_contrib.common.wrappers", "rl_zoo3.wrappers"):
+        try:
+            return partial(getattr(import_module(home), attribute), **(arguments or {}))
+        except (ImportError, AttributeError, ValueError):
+            continue
+    raise ConversionError(
+        f"the agent was trained with the wrapper {name}, which is not installed; pass env= with "
+        "the environment wrapped as it needs, or observations="
+    )
+
+
+def vectorised(env: Any, n_envs: int) -> tuple[VecEnv, bool]:
+    """A VecEnv that returns raw observations, and whether it was made here (and is ours to close).
+
+    env: an id, a function that makes one, a Gymnasium environment or a VecEnv.
+    """
+    if isinstance(env, str):
+        env = maker(todays_id(env), {}, ())
+    if isinstance(env, VecNormalize):
+        return env.venv, False  # the statistics are applied by the agent's preprocessing
+    if isinstance(env, VecEnv):
+        if unwrap_vec_wrapper(env, VecNormalize) is not None:
+            raise ConversionError("VecNormalize must be the outermost wrapper of env")
+        return env, False
+    if isinstance(env, gym.Env):
+        return DummyVecEnv([lambda: env]), False
+    if callable(env):
+        return DummyVecEnv([env] * n_envs), True
+    raise ConversionError(
+        f"env is {type(env).__name__}; wanted an id, a Gymnasium environment or a VecEnv"
+    )

@@ -1,0 +1,177 @@
+"""Observations to calibrate and to measure on: given, from a replay buffer, or collected on-policy.
+
+Imports SB3's vectorised environments and buffers. Observations are raw: as the environment returns
+them, before VecNormalize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+
+from spikerl.conversion.environments import vectorised
+from spikerl.conversion.stack import PlainStack
+from spikerl.errors import ConversionError
+from spikerl.preprocessing import Observation, Preprocessing
+
+HELD_OUT = 2_000  # observations a conversion is measured on, where there are enough
+WATCHED = 5 * HELD_OUT  # on-policy steps they are drawn from
+FEWEST = 10  # below this nothing can be split off to measure on
+N_ENVS = 8
+BLOCKS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationSets:
+    """Two sets of observations that share no episode (or no block of time, where given).
+
+    calibration, held_out: observations as the environment returns them.
+    episodes: the episode of each held-out observation, or None where unknown.
+    origin:   where they come from, in words.
+    """
+
+    calibration: Observation
+    held_out: Observation
+    episodes: NDArray[np.int64] | None
+    origin: str
+
+
+def given(
+    observations: Any, preprocessing: Preprocessing, n_calibration: int, seed: int
+) -> ObservationSets:
+    """Split given observations: a fifth of 50 blocks of time is held out.
+
+    Blocks and not single observations, because neighbours in time are nearly equal. observations
+    may be an array, a Dict of arrays, or an SB3 replay buffer.
+    Raises ConversionError for fewer than 10, ShapeError for ones that do not fit the space.
+    """
+    origin = "given by the user"
+    if isinstance(observations, ReplayBuffer):
+        observations, origin = _buffered(observations), "from the replay buffer"
+    if _length(observations) == 0:
+        raise ConversionError(
+            "the calibration set is empty; pass observations as the environment returns them"
+        )
+    batch, is_batch = preprocessing.batched(observations)
+    n = len(next(iter(batch.values())))
+    if not is_batch or n < FEWEST:
+        raise ConversionError(
+            f"{n if is_batch else 1} observations are too few to calibrate on some and measure on "
+            f"others; wanted a batch of at least {FEWEST}, better {HELD_OUT} and more"
+        )
+    rng = np.random.default_rng(seed)
+    blocks = np.array_split(np.arange(n), min(BLOCKS, n))
+    chosen = rng.permutation(len(blocks))
+    n_held = max(1, len(blocks) // 5)
+    held_out = np.concatenate([blocks[i] for i in np.sort(chosen[:n_held])])
+    calibration = np.concatenate([blocks[i] for i in np.sort(chosen[n_held:])])
+    return ObservationSets(
+        calibration=_take(observations, _at_most(calibration, n_calibration, rng)),
+        held_out=_take(observations, _at_most(held_out, HELD_OUT, rng)),
+        episodes=None,
+        origin=origin,
+    )
+
+
+def collected(
+    stack: PlainStack, preprocessing: Preprocessing, env: Any, n_calibration: int, seed: int
+) -> ObservationSets:
+    """Let the source policy act (deterministically) and keep what it sees.
+
+    The held-out observations are from further runs, so the sets share no episode.
+    Raises ConversionError if the environment's observations do not fit the policy's.
+    """
+    venv, ours = vectorised(env, N_ENVS)
+    try:
+        _check_spaces(venv.observation_space, preprocessing)
+        calibration, _ = _run(stack, preprocessing, venv, n_calibration, seed)
+        seen, episodes = _run(stack, preprocessing, venv, WATCHED, seed + 1_000_003)
+    finally:
+        if ours:
+            venv.close()
+    # Long runs, thinned: the whole course of episodes, not only their beginnings.
+    rows = _at_most(np.arange(WATCHED), HELD_OUT, np.random.default_rng(seed))
+    return ObservationSets(calibration, _take(seen, rows), episodes[rows], "collected on-policy")
+
+
+def _run(
+    stack: PlainStack, preprocessing: Preprocessing, venv: Any, n: int, seed: int
+) -> tuple[Observation, NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    venv.seed(int(seed) % 2**31)
+    observation = venv.reset()
+    current = np.arange(venv.num_envs)
+    seen, episodes = [], []
+    next_episode = venv.num_envs
+    for _ in range(-(-n // venv.num_envs)):
+        seen.append(_copied(observation))
+        episodes.append(current.copy())
+        values = stack.activations(preprocessing(observation))[-1]
+        action = stack.head.action(values, True, rng).astype(venv.action_space.dtype)
+        observation, _, dones, _ = venv.step(action)
+        for i in np.flatnonzero(dones):
+            current[i] = next_episode
+            next_episode += 1
+    # Whole episodes stay in order: [env, step], so that a block of rows is a stretch of time.
+    return _joined(seen, n), np.stack(episodes, axis=1).reshape(-1)[:n]
+
+
+def _check_spaces(found: Any, preprocessing: Preprocessing) -> None:
+    wanted = {part.key: part.space.shape for part in preprocessing.inputs}
+    entries = found.spaces if hasattr(found, "spaces") else {None: found}
+    shapes = {key: space.shape for key, space in entries.items()}
+    if shapes != wanted:
+        raise ConversionError(
+            f"the environment's observations have shape {_shown(shapes)}, the policy was trained "
+            f"on {_shown(wanted)}: pass env= as it was trained (wrappers included) or observations="
+        )
+
+
+def _shown(shapes: Mapping[Any, Any]) -> str:
+    return str(shapes.get(None, shapes))
+
+
+def _buffered(buffer: ReplayBuffer) -> Any:
+    end = buffer.buffer_size if buffer.full else buffer.pos
+    if isinstance(buffer, DictReplayBuffer):
+        return {
+            key: array[:end].reshape(-1, *array.shape[2:])
+            for key, array in buffer.observations.items()
+        }
+    return buffer.observations[:end].reshape(-1, *buffer.observations.shape[2:])
+
+
+def _length(observations: Any) -> int:
+    first = next(iter(observations.values())) if isinstance(observations, Mapping) else observations
+    return len(np.atleast_1d(np.asarray(first)))
+
+
+def _take(observations: Any, rows: NDArray[np.int64]) -> Observation:
+    if isinstance(observations, Mapping):
+        return {key: np.asarray(array)[rows] for key, array in observations.items()}
+    return np.asarray(observations)[rows]
+
+
+def _at_most(rows: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rows if len(rows) <= n else np.sort(rng.choice(rows, n, replace=False))
+
+
+def _copied(observation: Any) -> Any:
+    if isinstance(observation, Mapping):
+        return {key: np.array(array) for key, array in observation.items()}
+    return np.array(observation)
+
+
+def _joined(seen: list[Any], n: int) -> Observation:
+    def together(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+        stacked = np.stack(arrays, axis=1)
+        return stacked.reshape(-1, *stacked.shape[2:])[:n]
+
+    if isinstance(seen[0], Mapping):
+        return {key: together([entry[key] for entry in seen]) for key in seen[0]}
+    return together(seen)
