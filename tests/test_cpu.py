@@ -95,10 +95,11 @@ def assert_same(got: Recording, want: Recording) -> None:
 
 def check_run_reset_and_run_again(network: SpikingNetwork, rng: np.random.Generator) -> None:
     """Rows fewer than batch_size, two runs with a partial reset between them, all recorded."""
+    precision = str(rng.choice(["float64", "float32"]))  # dyadic sums are exact in both
     rows = int(rng.integers(1, 4))
     state = initial_state(network, rows)
     start = initial_state(network, rows)
-    with get("cpu").compile(network, batch_size=rows + 1) as session:
+    with get("cpu").compile(network, batch_size=rows + 1, precision=precision) as session:
         for _ in range(2):
             steps = int(rng.choice([1, 3, 9]))
             kind = rng.integers(3)
@@ -169,6 +170,17 @@ def test_other_than_dyadic_networks_agree_to_rounding() -> None:
     np.testing.assert_allclose(got.potential, want.potential, rtol=0, atol=1e-11)
 
 
+def test_float32_rounds_weights_and_keeps_potentials_in_float64() -> None:
+    rng = np.random.default_rng(4)
+    hidden = Dense(np.eye(32), decay=0.9)
+    network = SpikingNetwork([hidden, Dense(rng.normal(size=(72, 32)) / 8, v_threshold=1e9)])
+    drive = np.broadcast_to(rng.random((3, 32)), (100, 3, 32))
+    want = simulate(network, drive).potential
+    with get("cpu").compile(network, batch_size=3, precision="float32") as session:
+        error = np.abs(session.run(drive).potential - want).max()
+    assert 0 < error < 100 * 32 * np.abs(network.layers[1].weight).max() * 2**-24
+
+
 def test_a_constant_drive_gives_the_same_broadcast_or_copied() -> None:
     rng = np.random.default_rng(5)
     network = random_mlp(rng)
@@ -234,6 +246,8 @@ def test_the_session_refuses_what_it_cannot_do() -> None:
     network = SpikingNetwork([Dense([[1.0]])])
     with pytest.raises(BackendError, match="no option gpu"):
         get("cpu").compile(network, gpu=True)
+    with pytest.raises(BackendError, match="only 'float64' and 'float32'"):
+        get("cpu").compile(network, precision="float16")
     session = get("cpu").compile(network)
     with pytest.raises(ShapeError, match="batch_size=1"):
         session.run(np.zeros((3, 2, 1)))

@@ -21,6 +21,7 @@ from spikerl.backends.base import (
     self_tested,
 )
 from spikerl.connections import IntArray, neuron_bias, synapses
+from spikerl.errors import BackendError
 from spikerl.network import (
     Dense,
     Flatten,
@@ -50,17 +51,29 @@ class CpuBackend:
         seed: int | None = None,
         **options: Any,
     ) -> Session:
-        """A session in this process; it has no options and no randomness."""
+        """A session in this process, without randomness.
+
+        precision: "float64", or "float32" for weights and the sums of one step in float32 with
+                   potentials in float64: faster in wide layers, and exact where the weights are
+                   multiples of 2^-k whose sums fit into 24 bits.
+        Raises BackendError for another precision or another option.
+        """
         require_runnable(self, network, batch_size)
-        refuse_options(self.name, options)
-        return self_tested(CpuSession(network, batch_size), self.capabilities)
+        refuse_options(self.name, options, ("precision",))
+        precision = options.get("precision", "float64")
+        if precision not in ("float64", "float32"):
+            raise BackendError(
+                f"back end 'cpu' has no precision {precision!r}, only 'float64' and 'float32'"
+            )
+        session = CpuSession(network, batch_size, narrow=precision == "float32")
+        return self_tested(session, self.capabilities)
 
 
 class CpuSession(Session):
     """A network laid out for the kernel, with its state."""
 
-    def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
-        plan = _Plan(network)
+    def __init__(self, network: SpikingNetwork, batch_size: int, narrow: bool = False) -> None:
+        plan = _Plan(network, narrow)
         self._first = plan.first
         self._program = np.array(plan.rows)
         self._values = _aligned(np.concatenate(plan.values))
@@ -141,7 +154,7 @@ class CpuSession(Session):
         self._room = (
             np.zeros(words.sum(), dtype=np.uint64),
             np.zeros((2, steps + 1), dtype=np.int64),
-            np.zeros(steps * widest, dtype=np.int32),
+            np.zeros(steps * (widest + code.GROUP), dtype=np.int32),
             _aligned(np.zeros((steps, widest))).reshape(-1),
             np.zeros(widest, dtype=np.int64),
             np.zeros(2 * widest),
@@ -170,7 +183,8 @@ class _Plan:
     v_init: [STATE of all]; flight: words of spikes kept between runs.
     """
 
-    def __init__(self, network: SpikingNetwork) -> None:
+    def __init__(self, network: SpikingNetwork, narrow: bool) -> None:
+        self.narrow = narrow
         self.rows: list[IntArray] = []
         self.values: list[FloatArray] = []
         self.index: list[IntArray] = []
@@ -221,12 +235,15 @@ class _Plan:
             totals = plain and not slow and not layer.spiking
             row[code.SOURCE] = code.TOTALS if totals else code.EVENTS
             rows = _by_sender(layer.weight)
-            row[code.WEIGHT] = self._store(rows if slow or totals else _in_blocks(rows))
+            if not (slow or totals):
+                row[code.NARROW] = self.narrow
+                rows = _in_blocks(rows, np.float32 if self.narrow else np.float64)
+            row[code.WEIGHT] = self._store(rows)
         else:
             row[code.SOURCE] = code.SYNAPSES
             found = synapses(stack)
             row[code.WEIGHT] = self._store(found.weights)
-            row[code.SYNAPSE_STARTS] = self._point(found.starts)
+            row[code.SYNAPSE_STARTS] = self._point(np.append(found.starts, found.starts[-1]))
             row[code.TARGETS] = self._point(found.targets)
         self.rows.append(row)
 
@@ -257,21 +274,21 @@ def _padded(values: Any, n: int, fill: float) -> FloatArray:
 
 
 def _by_sender(weight: FloatArray) -> FloatArray:
-    """[n_out, n_in] as [n_in, padded n_out]: what one spike adds is one row."""
+    """[n_out, n_in] as [n_in + 1, padded n_out]: one spike adds one row, the last adds nothing."""
     n_out, n_in = weight.shape
-    rows = np.zeros((n_in, _whole_vectors(n_out)))
-    rows[:, :n_out] = weight.T
+    rows = np.zeros((n_in + 1, _whole_vectors(n_out)))
+    rows[:n_in, :n_out] = weight.T
     return rows
 
 
-def _in_blocks(rows: FloatArray) -> FloatArray:
-    """The columns of one block side by side, block after block: one block fits the first cache."""
+def _in_blocks(rows: FloatArray, kind: type[np.floating[Any]]) -> FloatArray:
+    """The columns of one block side by side, block after block: a block stays in a near cache."""
     parts, done = [], 0
     while done < rows.shape[1]:
         width = code.block_width(rows.shape[1] - done)
         parts.append(rows[:, done : done + width].reshape(-1))
         done += width
-    return np.concatenate(parts)
+    return np.concatenate(parts).astype(kind).view(np.float64)  # the bytes, whatever they mean
 
 
 def _aligned(values: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ stay in the nearest cache. Spikes travel as bits, one row of 64-bit words per st
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numba
@@ -23,7 +24,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 LANES = 8  # doubles per vector; padding, blocks and bytes of bits are made of it
-BLOCKS = (64, 32, 16, 8)  # neurons that are advanced together, accumulators in registers
+GROUP = 2  # events are added in groups of this size, filled up with a neuron of weight 0
+CHAINS = 2  # sums that run side by side, as an addition waits for the one before it
+BLOCKS = (64, 16, 8)  # neurons that are advanced together, accumulators in registers
 
 (
     SIZE,  # neurons
@@ -36,6 +39,7 @@ BLOCKS = (64, 32, 16, 8)  # neurons that are advanced together, accumulators in 
     SPIKING,  # 0: a read-out
     SOURCE,  # where its current comes from, see below
     PLAIN,  # 1: decay 1, no floor, reset by subtraction
+    NARROW,  # 1: weights and the sums of one step in float32
     SLOW,  # 1: refractory or recurrent, stepped neuron by neuron
     RECURRENT,  # 1: it has recurrent weights
     WEIGHT,  # offsets into `values` ...
@@ -51,8 +55,8 @@ BLOCKS = (64, 32, 16, 8)  # neurons that are advanced together, accumulators in 
     FLIGHT,  # offset of its kept spikes in a row of `flight`
     BITS,  # offset of its spikes in `bits`
     SPIKES,  # neurons of all layers before it: where its recorded spikes begin
-) = range(25)
-COLUMNS = 25
+) = range(26)
+COLUMNS = 26
 
 CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
 
@@ -93,19 +97,17 @@ def _advance_block(_: Any, arguments: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         numbers = cgutils.unpack_tuple(builder, args[0])
-        for width in BLOCKS:
-            for plain in (0, 1):
-                right_width = builder.icmp_signed("==", numbers[0], _whole(width))
-                right_kind = builder.icmp_signed("==", numbers[1], _whole(plain))
-                with builder.if_then(builder.and_(right_width, right_kind)):
-                    _Block(builder, width, bool(plain), numbers[2:]).emit()
+        for width, plain, narrow in product(BLOCKS, (0, 1), (0, 1)):
+            wanted = _whole(width + 2 * plain + narrow)
+            with builder.if_then(builder.icmp_signed("==", numbers[0], wanted)):
+                _Block(builder, width, bool(plain), bool(narrow), numbers[1:]).emit()
         return context.get_dummy_value()
 
     return types.none(arguments), emit
 
 
 _DOUBLE, _I8, _I32, _I64 = ir.DoubleType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_REALS, _WHOLES = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_I64, LANES)
+_REALS = ir.VectorType(_DOUBLE, LANES)
 
 
 def _whole(number: int) -> Any:
@@ -115,8 +117,10 @@ def _whole(number: int) -> Any:
 class _Block:
     """Emits the instructions for one width of block; addresses and strides are in bytes."""
 
-    def __init__(self, builder: Any, width: int, plain: bool, numbers: list[Any]) -> None:
-        self.builder, self.plain, self.row_bytes = builder, plain, width * 8
+    def __init__(
+        self, builder: Any, width: int, plain: bool, narrow: bool, numbers: list[Any]
+    ) -> None:
+        self.builder, self.width, self.plain, self.narrow = builder, width, plain, narrow
         self.vectors = range(width // LANES)
         (self.subtract, self.steps, self.weight, self.base, self.base_stride) = numbers[:5]
         (self.decay, self.threshold, self.floor, self.v, self.counts) = numbers[5:10]
@@ -126,21 +130,19 @@ class _Block:
         """The loop over steps, the loop over the events of a step, and the update of v."""
         build = self.builder
         zero = ir.Constant(_REALS, None)
-        potential, total = self.variables(_REALS), self.variables(_REALS)
-        fired = self.variables(_WHOLES)
+        potential, fired = self.variables(), self.variables()  # counts as doubles: one instruction
+        one = ir.Constant(_REALS, [1.0] * LANES)
         limit = [self.vector(self.threshold, k) for k in self.vectors]
         for k in self.vectors:
             build.store(self.vector(self.v, k), potential[k])
-            build.store(self.vector(self.counts, k, _WHOLES), fired[k])
+            build.store(zero, fired[k])
         subtract = build.icmp_signed("!=", self.subtract, _whole(0))
         with cgutils.for_range(build, self.steps, intp=_I64) as loop:
-            for k in self.vectors:
-                build.store(zero, total[k])
-            self.add_events(loop.index, total)
+            total = self.add_events(loop.index)
             base = self.at(self.base, loop.index, self.base_stride)
             bits = self.at(self.bits, loop.index, self.bits_stride)
             for k in self.vectors:
-                current = build.fadd(build.load(total[k]), self.vector(base, k))
+                current = build.fadd(total[k], self.vector(base, k))
                 u = build.load(potential[k])
                 if self.plain:
                     u = build.fadd(u, current)
@@ -153,35 +155,56 @@ class _Block:
                 if not self.plain:
                     after = build.select(subtract, after, zero)
                 build.store(build.select(spikes, after, u), potential[k])
-                count = build.add(build.load(fired[k]), build.zext(spikes, _WHOLES))
-                build.store(count, fired[k])
+                count = build.load(fired[k])
+                build.store(build.select(spikes, build.fadd(count, one), count), fired[k])
                 self.store(build.bitcast(spikes, _I8), build.add(bits, _whole(k)), 1)
         for k in self.vectors:
             offset = _whole(k * LANES * 8)
             self.store(build.load(potential[k]), build.add(self.v, offset), 8)
-            self.store(build.load(fired[k]), build.add(self.counts, offset), 8)
+            count = build.fptosi(build.load(fired[k]), ir.VectorType(_I64, LANES))
+            self.store(count, build.add(self.counts, offset), 8)
 
-    def add_events(self, step: Any, total: list[Any]) -> None:
-        """Add the weight row of every neuron that spikes in this step."""
+    def add_events(self, step: Any) -> list[Any]:
+        """The sum of the weight rows of all neurons that spike in this step, per vector."""
         build = self.builder
-        first = self.at(self.starts, step, _whole(8))
-        last = build.add(first, _whole(8))
-        with cgutils.for_range_slice(
-            build, self.load(_I64, first, 8), self.load(_I64, last, 8), _whole(1), intp=_I64
-        ) as (event, _):
-            neuron = self.load(_I32, self.at(self.events, event, _whole(4)), 4)
-            row = self.at(self.weight, build.zext(neuron, _I64), _whole(self.row_bytes))
-            for k in self.vectors:
-                build.store(build.fadd(build.load(total[k]), self.vector(row, k)), total[k])
+        lanes = min(2 * LANES, self.width) if self.narrow else LANES
+        kind = ir.VectorType(ir.FloatType() if self.narrow else _DOUBLE, lanes)
+        parts = range(self.width // lanes)
+        row_bytes = self.width * (4 if self.narrow else 8)
+        sums = [[cgutils.alloca_once(build, kind) for _ in parts] for _ in range(CHAINS)]
+        for chain in sums:
+            for part in chain:
+                build.store(ir.Constant(kind, None), part)
+        first = self.load(_I64, self.at(self.starts, step, _whole(8)), 8)
+        last = self.load(_I64, self.at(self.starts, build.add(step, _whole(1)), _whole(8)), 8)
+        with cgutils.for_range_slice(build, first, last, _whole(GROUP), intp=_I64) as (event, _):
+            for e in range(GROUP):
+                place = self.at(self.events, build.add(event, _whole(e)), _whole(4))
+                neuron = build.zext(self.load(_I32, place, 4), _I64)
+                row = self.at(self.weight, neuron, _whole(row_bytes))
+                for p in parts:
+                    here = build.add(row, _whole(p * row_bytes // len(parts)))
+                    into = sums[e % CHAINS][p]
+                    build.store(build.fadd(build.load(into), self.load(kind, here, 4)), into)
+        total = []
+        for p in parts:
+            value = build.load(sums[0][p])
+            for chain in sums[1:]:
+                value = build.fadd(value, build.load(chain[p]))
+            for half in range(0, lanes, LANES):
+                lane = ir.Constant(ir.VectorType(_I32, LANES), list(range(half, half + LANES)))
+                piece = build.shuffle_vector(value, value, lane) if lanes > LANES else value
+                total.append(build.fpext(piece, _REALS) if self.narrow else piece)
+        return total
 
     def at(self, address: Any, index: Any, stride: Any) -> Any:
         return self.builder.add(address, self.builder.mul(index, stride))
 
-    def variables(self, kind: Any) -> list[Any]:
-        return [cgutils.alloca_once(self.builder, kind) for _ in self.vectors]
+    def variables(self) -> list[Any]:
+        return [cgutils.alloca_once(self.builder, _REALS) for _ in self.vectors]
 
-    def vector(self, address: Any, k: int, kind: Any = _REALS) -> Any:
-        return self.load(kind, self.builder.add(address, _whole(k * LANES * 8)), 8)
+    def vector(self, address: Any, k: int) -> Any:
+        return self.load(_REALS, self.builder.add(address, _whole(k * LANES * 8)), 8)
 
     def load(self, kind: Any, address: Any, align: int) -> Any:
         value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
@@ -204,8 +227,7 @@ def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, ev
         o = done * 8
         _advance_block(
             (
-                width,
-                layer[PLAIN],
+                width + 2 * layer[PLAIN] + layer[NARROW],
                 layer[SUBTRACT],
                 steps,
                 weight,
@@ -222,7 +244,7 @@ def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, ev
                 layer[WORDS] * 8,
             )
         )
-        weight += width * layer[FAN_IN] * 8
+        weight += width * (layer[FAN_IN] + 1) * (4 if layer[NARROW] else 8)
         done += width
 
 
@@ -280,7 +302,7 @@ def _advance_slow(
 
 
 @_compiled
-def _list_events(steps, words, bits, starts, events):
+def _list_events(steps, words, silent, bits, starts, events):
     """The neurons that spike at each step: events[starts[t] : starts[t + 1]]."""
     found = 0
     for t in range(steps):
@@ -291,6 +313,9 @@ def _list_events(steps, words, bits, starts, events):
                 events[found] = w * 64 + _trailing_zeros(word)
                 word &= word - np.uint64(1)
                 found += 1
+        while found % GROUP:
+            events[found] = silent
+            found += 1
     starts[steps] = found
 
 
@@ -375,7 +400,7 @@ def decide(
                     base[t * padded : t * padded + n] = currents[t, b]
                 stride = 0 if constant else padded
             else:
-                _list_events(steps, before[WORDS], sent, starts[0], events)
+                _list_events(steps, before[WORDS], layer[FAN_IN], sent, starts[0], events)
                 if layer[SOURCE] == SYNAPSES:
                     _spread(steps, layer, values, index, starts[0], events, base)
                     stride = padded
