@@ -28,6 +28,7 @@ CHECKS = _catalogue.checks
 DECISIONS = 800  # per way of deciding; fewer where one takes longer than a millisecond
 SECONDS = 1.0
 PYTHON_BYTES = 16  # growth per decision that is still noise: a list of numbers grows by more
+PYTHON_NOISE = 4096  # growth that is still noise however few the decisions
 PROCESS_BYTES = 6 << 20  # growth of the whole process that is still noise of the allocator
 HUGE = 100_000  # declared limits above this are not tried: the network alone would fill the memory
 
@@ -140,7 +141,7 @@ def wrong_drive_is_refused(backend: Backend) -> None:
     """A drive that does not fit raises ShapeError and leaves the session as it was."""
     c = backend.capabilities
     network = everything(c, seed=330)
-    drive = dyadic.drive(np.random.default_rng(331), c, network, 6)
+    drive = dyadic.drive(np.random.default_rng(331), c, network, dyadic.steps(c, 0.5) // 2)
     n = network.n_in
     wrong = {
         "one input too many": np.zeros((2, 3, n + 1)),
@@ -273,7 +274,7 @@ def memory_stays_flat(backend: Backend) -> None:
                     _decide(session, drive, n, reset)
                     gc.collect()
                     grown = tracemalloc.get_traced_memory()[0] - held
-                    if grown > PYTHON_BYTES * n:
+                    if grown > PYTHON_NOISE + PYTHON_BYTES * n:
                         fail(f"{grown} bytes more after {n} decisions", "no growth")
             finally:
                 tracemalloc.stop()

@@ -5,7 +5,7 @@ They compare on session.network, the effective network, so quantisation is not b
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ from spikerl.network import Conv2d, Dense, FloatArray, NeuronLayer, SpikingNetwo
 from spikerl.reference import simulate
 from spikerl.testing import dyadic
 from spikerl.testing.check import (
+    FLOAT_NOISE,
     Catalogue,
+    comparable,
     compare,
     cut_rows,
+    exact,
     fail,
     matches,
     opened,
@@ -29,8 +32,6 @@ from spikerl.testing.neuron import delays
 _catalogue = Catalogue()
 check = _catalogue.add
 CHECKS = _catalogue.checks
-
-FLOAT_NOISE = 2.0**-14  # largest error of potentials near 1 that float32 can account for
 
 
 def _match(
@@ -149,7 +150,7 @@ def matches_reference_combined(backend: Backend) -> None:
     _match(backend, network, 151, 0.5 if c.decay else 1.0)
 
 
-@check()
+@check(exact)  # locked rhythms slip with the least noise
 def constant_drive_is_a_drive(backend: Backend) -> None:
     """A drive broadcast along time gives the same as one written out."""
     c = backend.capabilities
@@ -172,8 +173,9 @@ def rows_independent(backend: Backend) -> None:
     drive = dyadic.drive(np.random.default_rng(171), c, network, sim_steps, rows=4)
     with opened(backend, network, 4) as session:
         together = run(session, backend, drive)
+        rows = np.flatnonzero(comparable(c, session.network, drive))
     with opened(backend, network, 1) as session:
-        for row in range(4):
+        for row in map(int, rows):
             session.reset()
             alone = run(session, backend, drive[:, row : row + 1])
             compare(
@@ -196,9 +198,7 @@ def effective_network_reproduces_device(backend: Backend) -> None:
             _differs_by_format(c, session.network, network)
             want = simulate(session.network, drive)
             rows = robust_rows(session.network, drive)
-            noisy = Capabilities(
-                exactness=c.exactness, tolerance=max(c.tolerance, FLOAT_NOISE), records=c.records
-            )
+            noisy = replace(c, tolerance=max(c.tolerance, FLOAT_NOISE))
             compare(
                 noisy if c.exactness == "potentials" else c,
                 run(session, backend, drive),
@@ -219,7 +219,9 @@ def everything(c: Capabilities, seed: int) -> SpikingNetwork:
     if c.v_min:
         options["v_min"] = -1.0
     rng = np.random.default_rng(seed)
-    return dyadic.stack(rng, c, delays=(first, second), recurrent=c.recurrent, **options)
+    # a recurrent network is chaotic: where only rates are promised, noise would change all of them
+    loops = c.recurrent and c.exactness in ("potentials", "spikes")
+    return dyadic.stack(rng, c, delays=(first, second), recurrent=loops, **options)
 
 
 def _reset(c: Capabilities) -> str:

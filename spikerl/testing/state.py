@@ -8,7 +8,16 @@ from spikerl.backends.base import Backend, Capabilities
 from spikerl.network import SpikingNetwork
 from spikerl.reference import initial_state, simulate
 from spikerl.testing import dyadic
-from spikerl.testing.check import Catalogue, compare, cut_rows, fail, matches, opened, run
+from spikerl.testing.check import (
+    Catalogue,
+    comparable,
+    compare,
+    cut_rows,
+    fail,
+    matches,
+    opened,
+    run,
+)
 from spikerl.testing.networks import everything
 from spikerl.testing.neuron import delays, neurons
 
@@ -34,9 +43,11 @@ def split_run_equals_one_run(backend: Backend) -> None:
     for cut in (1, sim_steps // 2):
         with opened(backend, network, ROWS) as session:
             state = initial_state(session.network, ROWS)
+            rows = comparable(c, session.network, drive)
             for part, name in ((drive[:cut], "first"), (drive[cut:], "second")):
                 want = simulate(session.network, part, state)
-                compare(c, run(session, backend, part), want, f"{name} run, cut after {cut} steps")
+                where = f"{name} run, cut after {cut} steps"
+                compare(c, run(session, backend, part), want, where, rows)
 
 
 @check()
@@ -64,7 +75,7 @@ def partial_reset_leaves_others(backend: Backend) -> None:
         dyadic.drive(np.random.default_rng(seed), c, network, _half(c), ROWS) for seed in (221, 222)
     )
     mask = np.array([False, True, False, True])
-    for rows, chosen in ((mask, mask), ([1, 3], mask), ([], np.zeros(ROWS, dtype=np.bool_))):
+    for rows, reset in ((mask, mask), ([1, 3], mask), ([], np.zeros(ROWS, dtype=np.bool_))):
         with opened(backend, network, ROWS) as session:
             state = initial_state(session.network, ROWS)
             simulate(session.network, before, state)
@@ -73,9 +84,10 @@ def partial_reset_leaves_others(backend: Backend) -> None:
             run(session, backend, before)
             session.reset(rows)
             got = run(session, backend, after)
-            compare(c, got, goes_on, f"rows kept by reset({rows!r})", ~chosen)
-            if chosen.any():
-                compare(c, got, anew, f"rows chosen by reset({rows!r})", chosen)
+            kept = ~reset & comparable(c, session.network, before, after)
+            anew_rows = reset & comparable(c, session.network, after)
+            compare(c, got, goes_on, f"rows kept by reset({rows!r})", kept)
+            compare(c, got, anew, f"rows chosen by reset({rows!r})", anew_rows)
 
 
 @check()
@@ -94,9 +106,13 @@ def fewer_rows_than_batch_size(backend: Backend) -> None:
             simulate(session.network, few, state)
             first = simulate(session.network, full[:, :2], state)
             got = run(session, backend, full)
-            compare(c, cut_rows(got, 0, 2), first, "the 2 rows that had run, in the next run")
+            same = comparable(c, session.network, few, full[:, :2])
+            compare(c, cut_rows(got, 0, 2), first, "the 2 rows that had run, in the next run", same)
             rest = simulate(session.network, full[:, 2:])
-            compare(c, cut_rows(got, 2, ROWS), rest, "the 2 rows that had not run, in the next run")
+            same = comparable(c, session.network, full[:, 2:])
+            compare(
+                c, cut_rows(got, 2, ROWS), rest, "the 2 rows that had not, in the next run", same
+            )
 
 
 @check(lambda c: c.max_delay_steps is None or c.max_delay_steps > 0)
