@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
-from spikerl.backends.base import Backend
+from spikerl.backends.base import Backend, Capabilities
 from spikerl.errors import BackendError
 
 
@@ -69,6 +69,15 @@ def get(name: str) -> Backend:
         return _load(name, points[name].value)
     lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
     raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
+
+
+def capabilities(name: str) -> Capabilities | None:
+    """What a back end declares; None where its code cannot even be loaded here."""
+    target = TABLE[name].target if name in TABLE else _entry_points()[name].value
+    try:
+        return _load(name, target).capabilities
+    except BackendError:
+        return None
 
 
 def _state(name: str, known: Known) -> BackendState:

@@ -1,0 +1,281 @@
+"""The command line: spikerl convert | evaluate | bench | backends. Imports typer and rich.
+
+Every command has --json: one JSON document on stdout, nothing else there. Errors are one line on
+stderr and a non-zero exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from spikerl import __version__
+from spikerl.errors import SpikerlError
+
+app = typer.Typer(
+    help="Spiking neural networks as reinforcement-learning agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Steps = Annotated[int, typer.Option("--sim-steps", "-T", help="Steps per decision.")]
+EnvId = Annotated[
+    str | None, typer.Option("--env", help="Environment id, if not the checkpoint's own.")
+]
+Source = Annotated[Path, typer.Argument(help="An SB3 .zip or an rl-zoo directory (ALGO/ENV_1).")]
+VecNormalizeFile = Annotated[
+    Path | None, typer.Option("--vecnormalize", help="Saved VecNormalize, if not beside the zip.")
+]
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to save the spiking agent.")
+    ] = None,
+    env: EnvId = None,
+    sim_steps: Steps = 32,
+    n_calibration: Annotated[int, typer.Option(help="Observations to calibrate on.")] = 10_000,
+    reset: Annotated[str, typer.Option(help="subtract or zero.")] = "subtract",
+    threshold: Annotated[str, typer.Option(help="neuron, layer or model.")] = "neuron",
+    percentile: Annotated[float, typer.Option(help="Of the activations; 100: maximum.")] = 99.9,
+    encoder: Annotated[str, typer.Option(help="constant, poisson or equidistant.")] = "constant",
+    decoder: Annotated[
+        str, typer.Option(help="potential, spike_count, signed_spike_count or first_spike.")
+    ] = "potential",
+    readout: Annotated[str, typer.Option(help="fitted or copied.")] = "fitted",
+    vecnormalize: VecNormalizeFile = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Convert a trained agent and report how faithful it is on observations it has not seen."""
+    from spikerl.conversion import convert as to_agent
+
+    with err.status("converting"):
+        agent = to_agent(
+            source,
+            env=env,
+            n_calibration=n_calibration,
+            sim_steps=sim_steps,
+            reset=reset,  # type: ignore[arg-type]  # checked there, with the other arguments
+            threshold=threshold,
+            percentile=percentile,
+            encoder=encoder,
+            decoder=decoder,
+            readout=readout,
+            vecnormalize=vecnormalize,
+            seed=seed,
+        )
+    if output is not None:
+        agent.save(output)
+    assert agent.report is not None  # convert() always measures
+    if as_json:
+        _print_json({**agent.report.to_dict(), "saved": None if output is None else str(output)})
+        return
+    sizes = "-".join(str(n) for n in (agent.network.n_in, *(x.n_out for x in agent.network.layers)))
+    out.print(f"[bold]{source}[/bold]: spiking network {sizes}", highlight=False)
+    out.print(str(agent.report), highlight=False, markup=False, soft_wrap=True)
+    if output is not None:
+        out.print(f"saved to {output}", highlight=False, markup=False)
+
+
+@app.command()
+def evaluate(
+    source: Source,
+    agent: Annotated[
+        Path | None,
+        typer.Option(help="A saved spiking agent; without it the source is converted now."),
+    ] = None,
+    env: EnvId = None,
+    backend: Annotated[str, typer.Option(help="Where the spiking network runs.")] = "cpu",
+    episodes: Annotated[int, typer.Option(help="Episodes of each policy.")] = 20,
+    sim_steps: Annotated[
+        int | None, typer.Option("--sim-steps", "-T", help="Steps per decision.")
+    ] = None,
+    vecnormalize: VecNormalizeFile = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the original and the spiking agent on the same seeds, side by side."""
+    from spikerl.agent import SpikingAgent
+    from spikerl.conversion import convert as to_agent
+    from spikerl.conversion.checkpoints import load_checkpoint
+    from spikerl.conversion.environments import maker, todays_id
+    from spikerl.evaluation import evaluate as run
+    from spikerl.hardware import HardwarePolicy
+
+    checkpoint = load_checkpoint(source)
+    env_id = env or checkpoint.env_id
+    if env_id is None:
+        raise SpikerlError(f"{source} does not say which environment it is for; pass --env")
+    if env is None:
+        make_env = maker(todays_id(env_id), checkpoint.env_kwargs, checkpoint.wrappers)
+    else:
+        make_env = maker(todays_id(env_id), {}, ())
+    if agent is not None:
+        spiking = SpikingAgent.load(agent)
+    else:
+        with err.status("converting"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # todays_id() above has said it
+            spiking = to_agent(
+                source, env=make_env, sim_steps=sim_steps or 32, vecnormalize=vecnormalize
+            )
+    with (
+        HardwarePolicy(spiking, backend, seed=seed, sim_steps=sim_steps) as policy,
+        _progress("episodes", 2 * episodes, as_json) as progress,
+    ):
+        result = run(
+            policy,
+            make_env,
+            original=checkpoint.model,
+            episodes=episodes,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    table = Table(
+        title=f"{result.environment}: {episodes} episodes, seeds {seed} to {seed + episodes - 1}"
+    )
+    for heading in ("policy", "return", "95 % interval", "length", "decisions/s"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    names = {"original": checkpoint.details["algorithm"], "spiking": f"{backend}, T = "}
+    for side in (result.original, result.spiking):
+        if side is None:
+            continue
+        note = names[side.name] + (str(result.sim_steps) if side.name == "spiking" else "")
+        table.add_row(
+            f"{side.name} ({note})",
+            f"{side.mean_return.value:.1f} ± {side.std:.1f}",
+            f"{side.mean_return.low:.1f} to {side.mean_return.high:.1f}",
+            f"{side.mean_length:.0f}",
+            f"{side.decisions_per_second:,.0f}",
+        )
+    out.print(table)
+    if result.agreement is not None:
+        e = result.agreement
+        out.print(
+            f"agreement on the states visited: {e.value:.1%}, 95 % interval {e.low:.1%} to "
+            f"{e.high:.1%}",
+            highlight=False,
+        )
+    if result.action_error is not None:
+        e = result.action_error
+        out.print(
+            f"action error on the states visited: {e.value:.2f} % of the range, 95 % interval "
+            f"{e.low:.2f} to {e.high:.2f}",
+            highlight=False,
+        )
+    rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
+    out.print(f"spikes per neuron and step, by layer: {rates}", highlight=False)
+
+
+@app.command("backends")
+def list_backends(as_json: Json = False) -> None:
+    """List every back end: usable or what to install, and what it can do."""
+    from dataclasses import asdict
+
+    from spikerl import backends
+
+    states = backends.available()
+    can = {name: backends.capabilities(name) for name in states}
+    if as_json:
+        _print_json(
+            {
+                name: {
+                    "usable": state.usable,
+                    "state": str(state),
+                    "capabilities": None if (c := can[name]) is None else asdict(c),
+                }
+                for name, state in states.items()
+            }
+        )
+        return
+    table = Table()
+    for heading in ("back end", "state", "exact", "reset", "delay", "batches", "keeps state"):
+        table.add_column(heading)
+    for name, state in states.items():
+        c = can[name]
+        if c is None:
+            table.add_row(name, str(state))
+            continue
+        highest = "any" if c.max_delay_steps is None else str(c.max_delay_steps)
+        table.add_row(
+            name,
+            str(state),
+            c.exactness,
+            ", ".join(sorted(c.resets)),
+            highest if highest == str(c.min_delay_steps) else f"{c.min_delay_steps} to {highest}",
+            c.batching,
+            "yes" if c.keeps_state else "no",
+        )
+    out.print(table)
+
+
+def main() -> None:
+    """The entry point: notes and errors as single lines on stderr."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except SpikerlError as error:
+        line = str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
+        err.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _show_warning(message: Any, category: Any, *place: Any, **more: Any) -> None:
+    from spikerl.errors import ConversionWarning
+
+    kind = "note" if issubclass(category, ConversionWarning) else category.__name__
+    err.print(f"{kind}: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(data: Any) -> None:
+    def plain(value: Any) -> Any:
+        if isinstance(value, (set, frozenset)):
+            return sorted(value)
+        return value.item() if hasattr(value, "item") else str(value)
+
+    print(json.dumps(data, default=plain))
+
+
+@contextmanager
+def _progress(what: str, total: int, silent: bool) -> Iterator[Callable[[int], None] | None]:
+    if silent:
+        yield None
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Spiking neural networks as reinforcement-learning agents."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""evaluate(): the original and the spiking policy side by side, on the same seeds.
+
+Imports gymnasium and the numpy core; the original is anything with SB3's predict().
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from spikerl.errors import SpikerlError
+from spikerl.hardware import HardwarePolicy
+from spikerl.metrics import Predictor, firing_rates, percent_of_range
+from spikerl.statistics import Estimate, mean, share
+
+
+@dataclass(frozen=True)
+class Side:
+    """One policy's episodes. std is over episodes; decisions_per_second counts predict() only."""
+
+    name: str
+    returns: tuple[float, ...]
+    mean_return: Estimate
+    std: float
+    mean_length: float
+    decisions_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What two policies did on the same seeds.
+
+    agreement:    share of equal actions on the states the spiking policy visited (discrete).
+    action_error: mean absolute error there in % of the action range (continuous).
+    rates:        spikes per neuron and step of each spiking layer.
+    """
+
+    environment: str
+    backend: str
+    sim_steps: int
+    seeds: tuple[int, ...]
+    original: Side | None
+    spiking: Side
+    agreement: Estimate | None
+    action_error: Estimate | None
+    rates: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    policy: HardwarePolicy,
+    make_env: Callable[[], gym.Env[Any, Any]],
+    *,
+    original: Predictor | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run episodes with seeds seed, seed + 1, ... for each policy, acting deterministically.
+
+    progress: called after every episode with the number done so far.
+    Raises SpikerlError for fewer than one episode.
+    """
+    if episodes < 1:
+        raise SpikerlError(f"episodes must be at least 1, found {episodes}")
+    seeds = tuple(range(seed, seed + episodes))
+    steps = iter(range(1, 1 + 2 * episodes))
+    rates: list[tuple[float, ...]] = []
+    state: Any = None
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(steps))
+
+    def decide_originally(observation: Any, start: bool) -> Any:
+        assert original is not None
+        rows = policy.agent.preprocessing.normalized(observation)
+        return np.asarray(original.predict(rows, deterministic=True)[0])[0]
+
+    def decide_spiking(observation: Any, start: bool) -> Any:
+        nonlocal state
+        action, state = policy.predict(observation, None if start else state)
+        assert policy.recording is not None
+        rates.append(firing_rates(policy.recording))
+        return action
+
+    env = make_env()
+    try:
+        environment = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        theirs = None if original is None else _play(decide_originally, env, seeds, tick)
+        ours = _play(decide_spiking, env, seeds, tick)
+    finally:
+        env.close()
+    likeness = None if original is None else _likeness(policy, original, ours)
+    continuous = isinstance(policy.agent.action_space, gym.spaces.Box)
+    return Evaluation(
+        environment=environment,
+        backend=policy.backend.name,
+        sim_steps=policy.sim_steps,
+        seeds=seeds,
+        original=None if theirs is None else _side("original", theirs),
+        spiking=_side("spiking", ours),
+        agreement=None if continuous else likeness,
+        action_error=likeness if continuous else None,
+        rates=tuple(float(rate) for rate in np.mean(rates, axis=0)),
+    )
+
+
+@dataclass
+class _Episode:
+    observations: list[Any]
+    actions: list[Any]
+    total: float
+    seconds: float
+
+
+def _play(
+    decide: Callable[[Any, bool], Any],
+    env: gym.Env[Any, Any],
+    seeds: tuple[int, ...],
+    tick: Callable[[], None],
+) -> list[_Episode]:
+    episodes = []
+    for seed in seeds:
+        observation, _ = env.reset(seed=seed)
+        episode = _Episode([], [], 0.0, 0.0)
+        over = False
+        while not over:
+            begin = time.perf_counter()
+            action = decide(observation, not episode.actions)
+            episode.seconds += time.perf_counter() - begin
+            episode.observations.append(observation)
+            episode.actions.append(action)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            episode.total += float(reward)
+            over = terminated or truncated
+        episodes.append(episode)
+        tick()
+    return episodes
+
+
+def _side(name: str, episodes: list[_Episode]) -> Side:
+    returns = tuple(episode.total for episode in episodes)
+    decisions = sum(len(episode.actions) for episode in episodes)
+    return Side(
+        name=name,
+        returns=returns,
+        mean_return=mean(returns),
+        std=float(np.std(returns)),
+        mean_length=decisions / len(episodes),
+        decisions_per_second=decisions / sum(episode.seconds for episode in episodes),
+    )
+
+
+def _likeness(policy: HardwarePolicy, original: Predictor, episodes: list[_Episode]) -> Estimate:
+    """Agreement or action error on the states the spiking policy visited."""
+    space = policy.agent.action_space
+    differences, labels = [], []
+    for i, episode in enumerate(episodes):
+        rows = [policy.agent.preprocessing.normalized(o) for o in episode.observations]
+        if isinstance(rows[0], dict):
+            batch: Any = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+        else:
+            batch = np.concatenate(rows)
+        theirs = np.asarray(original.predict(batch, deterministic=True)[0])
+        actions = np.stack(episode.actions)
+        if isinstance(space, gym.spaces.Box):
+            differences.append(percent_of_range(actions - theirs, space))
+        else:
+            differences.append((actions == theirs).reshape(len(actions), -1).all(axis=1))
+        labels.append(np.full(len(actions), i))
+    measure = mean if isinstance(space, gym.spaces.Box) else share
+    return measure(np.concatenate(differences), np.concatenate(labels))
