@@ -7,24 +7,25 @@ contender keeps its best, the one least disturbed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 
 from spikerl.backends import available, get
+from spikerl.backends.base import Session
 from spikerl.errors import BackendError, SpikerlError
 from spikerl.network import Dense, FloatArray, SpikingNetwork
 
 NETS = ("4-16-16-2", "8-64-64-4", "8-256-256-4")
-SB3, TORCH_LOOP = "sb3 predict", "torch loop"
+SB3, TORCH_LOOP, CPU_FLOAT32 = "sb3 predict", "torch loop", "cpu float32"
 
 Decide = Callable[[], Any]
 
@@ -93,7 +94,9 @@ def run_bench(
     """
     chosen, notes = _contenders(backends)
     rows: list[BenchRow] = []
-    with _one_thread():
+    with _one_thread() as limited:
+        if not limited:
+            notes.append("BLAS keeps its number of threads; CPU time counts all of them")
         for net in nets:
             network = random_network(net)
             for steps in sim_steps:
@@ -168,15 +171,12 @@ def _contenders(names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         chosen = list(names)
         for name in chosen:
             get(name)
+    if "cpu" in chosen:
+        chosen.insert(chosen.index("cpu") + 1, CPU_FLOAT32)
     if find_spec("torch") is None:
         notes.append("no torch loop and no SB3 to compare with: torch is not installed")
     elif find_spec("stable_baselines3") is None:
         notes.append("no SB3 to compare with: stable_baselines3 is not installed")
-    if find_spec("threadpoolctl") is None:
-        notes.append(
-            "BLAS keeps its number of threads (threadpoolctl is not installed); CPU time counts "
-            "all of them"
-        )
     return chosen, notes
 
 
@@ -197,7 +197,7 @@ def _combination(
         contenders: dict[str, Decide] = {}
         for name in names:
             try:
-                session = stack.enter_context(get(name).compile(network, batch_size=batch))
+                session = stack.enter_context(_compiled(name, network, batch))
             except BackendError as error:
                 notes.append(f"{name} left out on {net}: {error}")
                 continue
@@ -221,6 +221,12 @@ def _combination(
             ratio_to_torch_loop=speed / speeds[TORCH_LOOP] if TORCH_LOOP in speeds else None,
             mean_rate=None if name == SB3 else rate,
         )
+
+
+def _compiled(name: str, network: SpikingNetwork, batch: int) -> Session:
+    if name == CPU_FLOAT32:
+        return get("cpu").compile(network, batch_size=batch, precision="float32")
+    return get(name).compile(network, batch_size=batch)
 
 
 def _take_turns(contenders: dict[str, Decide], seconds: float, quick: bool) -> dict[str, float]:
@@ -249,7 +255,7 @@ def _timed(decide: Decide, calls: int) -> float:
     return max(time.process_time() - before, 1e-9) / calls
 
 
-def _session_decision(session: Any, drive: FloatArray) -> Decide:
+def _session_decision(session: Session, drive: FloatArray) -> Decide:
     def decide() -> Any:
         session.reset()
         return session.run(drive).potential
@@ -302,18 +308,39 @@ def _sb3_decision(net: str, observations: FloatArray) -> Decide:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch and the BLAS libraries on one thread, and as they were afterwards."""
+def _one_thread() -> Iterator[bool]:
+    """torch and OpenBLAS on one thread, and as they were afterwards; False if OpenBLAS is not.
+
+    An idle OpenBLAS thread spins for a while, and its CPU time would be charged to whoever is next.
+    """
     with ExitStack() as stack:
-        if find_spec("threadpoolctl") is not None:
-            threadpool_limits = import_module("threadpoolctl").threadpool_limits
-            stack.enter_context(threadpool_limits(1))
         if find_spec("torch") is not None:
             import torch
 
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
-        yield
+        found = _openblas()
+        for get_threads, set_threads in found:
+            stack.callback(set_threads, get_threads())
+            set_threads(1)
+        yield bool(found)
+
+
+def _openblas() -> list[tuple[Any, Any]]:
+    """How to read and to set the number of threads of every OpenBLAS in this process."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as file:
+            paths = {line.split(maxsplit=5)[5].strip() for line in file if "openblas" in line}
+    except OSError:
+        return []
+    found = []
+    for library in map(ctypes.CDLL, sorted(paths)):
+        for prefix, suffix in product(("", "scipy_"), ("", "64_")):
+            names = [f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set")]
+            if all(hasattr(library, name) for name in names):
+                found.append((getattr(library, names[0]), getattr(library, names[1])))
+                break
+    return found
 
 
 def _resident() -> int:

@@ -19,6 +19,7 @@ def test_every_contender_gets_positive_figures() -> None:
     lines: list[str] = []
     result = bench.run_bench(**SMALL, progress=lines.append)
     expected = {name for name, state in available().items() if state.usable}
+    expected.add(bench.CPU_FLOAT32)
     if find_spec("torch"):
         expected.add(bench.TORCH_LOOP)
         if find_spec("stable_baselines3"):
@@ -52,7 +53,7 @@ def test_without_torch_and_sb3_the_columns_are_absent_and_a_note_says_so(
 ) -> None:
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     result = bench.run_bench(**SMALL, backends=("cpu",))
-    assert {row.backend for row in result.rows} == {"cpu"}
+    assert {row.backend for row in result.rows} == {"cpu", bench.CPU_FLOAT32}
     assert all(row.ratio_to_sb3 is None and row.ratio_to_torch_loop is None for row in result.rows)
     assert any("torch is not installed" in note for note in result.notes)
 
