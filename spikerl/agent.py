@@ -16,7 +16,7 @@ from gymnasium import spaces
 from spikerl.decoding import Binary, Categorical, Decoder, Gaussian, Head
 from spikerl.encoding import Encoder
 from spikerl.errors import SpikerlError, listed
-from spikerl.network import SpikingNetwork
+from spikerl.network import Recording, SpikingNetwork
 from spikerl.preprocessing import Preprocessing
 from spikerl.report import ConversionReport
 
@@ -50,12 +50,43 @@ class SpikingAgent:
 
     def _problems(self) -> list[str]:
         found = checked_sim_steps(self.sim_steps)
+        found += self.preprocessing.problems(self.observation_space)
         channels = self.encoder.n_channels(self.preprocessing.n_outputs())
         if channels != self.network.n_in:
             found.append(f"the encoder has {channels} channels, the network {self.network.n_in}")
         found += self.decoder.problems(self.network)
         found += _head_problems(self.decoder.head, self.action_space)
-        return found
+        return found or self._rehearsed()
+
+    def _rehearsed(self) -> list[str]:
+        """Problems that show when the parts handle one row of zeros: arrays of the wrong length."""
+        rng = np.random.default_rng(0)
+        layers = self.network.neuron_layers
+        silent = Recording(
+            counts=tuple(np.zeros((1, x.n_out), np.int64) for x in self.network.spiking_layers),
+            potentials=tuple(np.zeros((1, layer.n_out)) for layer in layers),
+            spikes=tuple(np.zeros((1, 1, x.n_out), bool) for x in self.network.spiking_layers),
+            sim_steps=1,
+        )
+        shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        part = "encoder"
+        try:
+            zeros = np.zeros((1, self.preprocessing.n_outputs()))
+            drive = self.encoder.encode(zeros, 1, rng)
+            shapes.append((part, drive.shape, (1, 1, self.network.n_in)))
+            part = "decoder"
+            with np.errstate(all="ignore"):
+                values = self.decoder.values(silent)
+                shapes.append((part, values.shape, (1, self.decoder.head.n_values)))
+                action = self.decoder.action(values, True, rng)
+            shapes.append((part, action.shape, (1, *(self.action_space.shape or ()))))
+        except (ValueError, IndexError) as error:
+            return [f"the {part} has arrays of a length that does not fit: {error}"]
+        return [
+            f"the {part} gives shape {found}, wanted {wanted}"
+            for part, found, wanted in shapes
+            if found != wanted
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to one file, atomically: arrays and JSON, no pickle."""
@@ -83,7 +114,9 @@ def _head_problems(head: Head, space: spaces.Space[Any]) -> list[str]:
     if isinstance(space, spaces.Discrete):
         fits = isinstance(head, Categorical) and not head.multi and head.nvec == (int(space.n),)
     elif isinstance(space, spaces.MultiDiscrete):
-        fits = isinstance(head, Categorical) and head.multi and head.nvec == tuple(space.nvec)
+        nvec = tuple(int(n) for n in space.nvec.ravel())
+        fits = isinstance(head, Categorical) and head.multi and head.nvec == nvec
+        fits = fits and space.nvec.ndim == 1
     elif isinstance(space, spaces.MultiBinary):
         fits = isinstance(head, Binary) and (head.n,) == space.shape
     elif isinstance(space, spaces.Box):

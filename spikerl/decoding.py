@@ -158,6 +158,15 @@ class Categorical:
     sampling: Literal["none", "softmax", "epsilon"] = "none"
     epsilon: float = 0.0
 
+    def __post_init__(self) -> None:
+        nvec = tuple(int(n) for n in self.nvec)
+        object.__setattr__(self, "nvec", nvec)
+        if not nvec or min(nvec) < 1 or (len(nvec) > 1 and not self.multi):
+            raise SpikerlError(f"Categorical: nvec is {nvec}, multi is {self.multi}")
+        _check_choice(self, "sampling", "none", "softmax", "epsilon")
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise SpikerlError(f"Categorical: epsilon must be in [0, 1], found {self.epsilon!r}")
+
     @property
     def n_values(self) -> int:
         return sum(self.nvec)
@@ -210,6 +219,20 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         _freeze(self, "low", "high", "log_std")
+        _check_choice(self, "squash", "clip", "tanh")
+        _check_choice(self, "noise", "none", "fixed", "read", "unknown")
+        if self.low.shape != self.high.shape or not (self.low <= self.high).all():
+            raise SpikerlError("Gaussian: low and high must have one shape, low below high")
+        if self.squash == "tanh" and not np.isfinite([self.low, self.high]).all():
+            raise SpikerlError("Gaussian: squash='tanh' needs finite low and high")
+        if self.mean_limit is not None and not self.mean_limit > 0:
+            raise SpikerlError(f"Gaussian: mean_limit must be > 0, found {self.mean_limit!r}")
+        if (self.noise == "fixed") != (self.log_std is not None):
+            raise SpikerlError("Gaussian: log_std is given exactly when noise='fixed'")
+        if self.log_std is not None and self.log_std.shape not in ((), (self.low.size,)):
+            raise SpikerlError(
+                f"Gaussian: log_std has shape {self.log_std.shape}, wanted ({self.low.size},)"
+            )
 
     @property
     def n_values(self) -> int:
@@ -257,6 +280,14 @@ class Decoder:
         if not found and have != want:
             found.append(f"the network gives {have} values, the action head wants {want}")
         return found
+
+
+def _check_choice(instance: Any, name: str, *choices: str) -> None:
+    if getattr(instance, name) not in choices:
+        raise SpikerlError(
+            f"{type(instance).__name__}: {name} is {getattr(instance, name)!r}, "
+            f"wanted one of {', '.join(choices)}"
+        )
 
 
 def _freeze(instance: Any, *names: str) -> None:

@@ -27,6 +27,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import prod
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -69,6 +71,9 @@ class NeuronLayer:
         for name in ("weight", "bias", "recurrent", "decay", "v_threshold", "v_init"):
             if getattr(self, name, None) is not None:
                 object.__setattr__(self, name, _frozen(name, getattr(self, name)))
+        # Plain Python values, so that equal layers have equal fingerprints wherever they come from.
+        for name in ("reset", "delay_steps", "refractory_steps", "v_min", "spiking"):
+            object.__setattr__(self, name, _plain(name, getattr(self, name)))
 
     @property
     def n_in(self) -> int:
@@ -194,11 +199,11 @@ class Conv2d(NeuronLayer):
 
     @property
     def n_in(self) -> int:
-        return int(np.prod(self.input_shape))
+        return prod(self.input_shape)
 
     @property
     def n_out(self) -> int:
-        return int(np.prod(self.output_shape))
+        return prod(self.output_shape)
 
     @property
     def output_shape(self) -> Shape3:
@@ -261,11 +266,11 @@ class AvgPool2d:
 
     @property
     def n_in(self) -> int:
-        return int(np.prod(self.input_shape))
+        return prod(self.input_shape)
 
     @property
     def n_out(self) -> int:
-        return int(np.prod(self.output_shape))
+        return prod(self.output_shape)
 
     @property
     def output_shape(self) -> Shape3:
@@ -304,7 +309,7 @@ class Flatten:
 
     @property
     def n_in(self) -> int:
-        return int(np.prod(self.input_shape))
+        return prod(self.input_shape)
 
     @property
     def n_out(self) -> int:
@@ -475,10 +480,16 @@ def _frozen(name: str, value: ArrayLike) -> FloatArray:
     return array
 
 
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return float(value) if name == "v_min" and type(value) is int else value
+
+
 def _freeze_shape(layer: Any, name: str, length: int | None) -> None:
     value = getattr(layer, name)
     try:
-        shape = tuple(int(n) for n in value)
+        shape = tuple(index(n) for n in value)  # refuses 1.5 and "1"
     except (TypeError, ValueError):
         raise NetworkError([f"{name} must be whole numbers, found {value!r}"]) from None
     if length is not None and len(shape) != length:

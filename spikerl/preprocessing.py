@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,10 @@ class Normalize:
             object.__setattr__(self, name, array)
         if not (np.isfinite(self.mean).all() and np.isfinite(self.var).all()):
             raise SpikerlError("the normalisation statistics hold NaN or infinite values")
+        if not (self.var + self.epsilon > 0).all():
+            raise SpikerlError("var + epsilon of the normalisation statistics must be > 0")
+        if not self.clip > 0:
+            raise SpikerlError(f"the normalisation's clip must be > 0, found {self.clip!r}")
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """Normalise [B, *shape]."""
@@ -55,9 +60,10 @@ class OneHot:
         columns = x.reshape(len(x), len(self.nvec)).astype(np.int64)
         if (columns < 0).any() or (columns >= np.array(self.nvec)).any():
             raise ShapeError(f"a discrete observation is outside 0..n-1 with n = {self.nvec}")
-        return np.concatenate(
-            [np.eye(n)[column] for n, column in zip(self.nvec, columns.T, strict=True)], axis=1
-        )
+        hot = np.zeros((len(x), sum(self.nvec)))
+        first = np.cumsum((0, *self.nvec[:-1]))
+        hot[np.arange(len(x))[:, None], columns + first] = 1.0
+        return hot
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +111,37 @@ class Preprocessing:
         batch, _ = self.batched(observation)
         return self.rows(batch)
 
+    def problems(self, space: spaces.Space[Any]) -> list[str]:
+        """Every reason it does not fit this observation space."""
+        entries: Mapping[Any, spaces.Space[Any]] = (
+            space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        )
+        keys = [part.key for part in self.inputs]
+        if len(set(keys)) != len(keys) or set(keys) != set(entries):
+            return [f"the preprocessing reads {keys}, the observation space has {[*entries]}"]
+        found = []
+        for part in self.inputs:
+            if part.space.shape != entries[part.key].shape:
+                found.append(
+                    f"the preprocessing reads shape {part.space.shape}, the observation space has "
+                    f"{entries[part.key].shape}"
+                )
+            found += _step_problems(part)
+        return found
+
     def rows(self, batch: Mapping[str | None, NDArray[Any]]) -> FloatArray:
         """Rows [B, n] of what batched() returned."""
         parts = [part(batch[part.key]) for part in self.inputs]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return rows.astype(np.float32).astype(np.float64)
+        with np.errstate(over="ignore"):  # told below, with the reason
+            rows = rows.astype(np.float32).astype(np.float64)
+        if not np.isfinite(rows).all():
+            raise ShapeError("the observation holds values too large for float32")
+        return rows
 
     def n_outputs(self) -> int:
         """Numbers per row."""
-        blank = {
-            part.key: np.zeros((1, *(part.space.shape or ())), dtype=part.space.dtype)
-            for part in self.inputs
-        }
-        return sum(part(blank[part.key]).shape[1] for part in self.inputs)
+        return sum(_width(part) for part in self.inputs)
 
     def batched(self, observation: Observation) -> tuple[dict[str | None, NDArray[Any]], bool]:
         """The observation as batches by key, and whether it came as a batch.
@@ -140,7 +164,9 @@ class Preprocessing:
             observation if isinstance(observation, Mapping) else {None: observation}
         )
         if keyed and set(found) != set(self._keys()):
-            raise ShapeError(f"the observation has keys {sorted(found)}, wanted {self._keys()}")
+            raise ShapeError(
+                f"the observation has keys {sorted(map(str, found))}, wanted {self._keys()}"
+            )
         parts = {part.key: _batch(found[part.key], part) for part in self.inputs}
         kinds = {vectorised for _, vectorised in parts.values()}
         lengths = {len(array) for array, _ in parts.values()}
@@ -164,9 +190,42 @@ class Preprocessing:
         return sorted(str(part.key) for part in self.inputs)
 
 
+def _width(part: Input) -> int:
+    hot = [sum(step.nvec) for step in part.steps if isinstance(step, OneHot)]
+    return hot[-1] if hot else prod(part.space.shape or ())
+
+
+def _options(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """Options of each choice of a discrete space; none for another one."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.ravel())
+    return ()
+
+
+def _step_problems(part: Input) -> list[str]:
+    found = []
+    for step in part.steps:
+        if isinstance(step, Normalize):
+            if step.mean.shape != part.space.shape or step.var.shape != part.space.shape:
+                found.append(
+                    f"the normalisation statistics have shapes {step.mean.shape} and "
+                    f"{step.var.shape}, the observation space has {part.space.shape}"
+                )
+        elif isinstance(step, OneHot) and step.nvec != _options(part.space):
+            found.append(f"one-hot of {step.nvec} does not fit the observation space {part.space}")
+    if any(isinstance(step, OneHot) for step in part.steps[:-1]):
+        found.append("one-hot must be the last step")
+    return found
+
+
 def _batch(value: Any, part: Input) -> tuple[NDArray[Any], bool]:
     where = f"observation {part.key!r}" if part.key is not None else "the observation"
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different length
+        raise ShapeError(f"{where} is no array: {error}") from None
     shape = part.space.shape or ()
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{where} has dtype {array.dtype}, wanted numbers ({part.space.dtype})")
@@ -212,10 +271,8 @@ def from_space(
                     f"observation space has {entry.shape}: they belong to another environment"
                 )
             steps.append(normalize[key])
-        if isinstance(entry, spaces.Discrete):
-            steps.append(OneHot((int(entry.n),)))
-        elif isinstance(entry, spaces.MultiDiscrete):
-            steps.append(OneHot(tuple(int(n) for n in entry.nvec.ravel())))
+        if isinstance(entry, (spaces.Discrete, spaces.MultiDiscrete)):
+            steps.append(OneHot(_options(entry)))
         elif isinstance(entry, spaces.Box):
             if scale_images and is_image(entry):
                 steps.append(Scale(1.0 / 255.0))
