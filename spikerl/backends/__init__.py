@@ -106,8 +106,10 @@ def _load(name: str, target: str) -> Backend:
     module, _, attribute = target.partition(":")
     try:
         backend = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise BackendError(f"back end {name!r} could not be loaded: {error}") from error
+    except Exception as error:  # whatever a plug-in raises must not take the others with it
+        raise BackendError(
+            f"back end {name!r} ({target}) could not be loaded: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(backend, Backend):
         raise BackendError(
             f"{target} is no back end: it lacks name, capabilities, problems or compile"
