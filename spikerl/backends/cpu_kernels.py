@@ -72,7 +72,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _instructions(emitter: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of compiled code whose instructions the emitter writes itself."""
+    """A function of compiled code that brings its own instructions."""
     return intrinsic(emitter)
 
 
@@ -90,9 +90,8 @@ def _trailing_zeros(_: Any, word: Any) -> Any:
 def _advance_block(_: Any, arguments: Any) -> Any:
     """Advance one block of neurons by all steps; arguments as _Block takes them.
 
-    Written as vector instructions because potentials, sums and counts then stay in registers for
-    the whole run; a numba loop over arrays loads and stores each of them at every event. The
-    operations and their order are the contract's; nothing is fused.
+    Vector instructions, because potentials, sums and counts then stay in registers for the whole
+    run, where a numba loop loads and stores them at every event. No operation is fused.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -117,9 +116,7 @@ def _whole(number: int) -> Any:
 class _Block:
     """Emits the instructions for one width of block; addresses and strides are in bytes."""
 
-    def __init__(
-        self, builder: Any, width: int, plain: bool, narrow: bool, numbers: list[Any]
-    ) -> None:
+    def __init__(self, builder, width, plain, narrow, numbers):
         self.builder, self.width, self.plain, self.narrow = builder, width, plain, narrow
         self.vectors = range(width // LANES)
         (self.subtract, self.steps, self.weight, self.base, self.base_stride) = numbers[:5]
@@ -225,35 +222,22 @@ def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, ev
     while done < layer[PADDED]:
         width = _block_width(layer[PADDED] - done)
         o = done * 8
-        _advance_block(
-            (
-                width + 2 * layer[PLAIN] + layer[NARROW],
-                layer[SUBTRACT],
-                steps,
-                weight,
-                base.ctypes.data + o,
-                base_stride * 8,
-                numbers + layer[DECAY] * 8 + o,
-                numbers + layer[THRESHOLD] * 8 + o,
-                numbers + layer[FLOOR] * 8 + o,
-                v.ctypes.data + o,
-                counts.ctypes.data + o,
-                starts.ctypes.data,
-                events.ctypes.data,
-                bits.ctypes.data + done // 8,
-                layer[WORDS] * 8,
-            )
-        )
+        numbers_of_block = (
+            width + 2 * layer[PLAIN] + layer[NARROW], layer[SUBTRACT], steps,
+            weight, base.ctypes.data + o, base_stride * 8,
+            numbers + layer[DECAY] * 8 + o, numbers + layer[THRESHOLD] * 8 + o,
+            numbers + layer[FLOOR] * 8 + o, v.ctypes.data + o, counts.ctypes.data + o,
+            starts.ctypes.data, events.ctypes.data, bits.ctypes.data + done // 8, layer[WORDS] * 8,
+        )  # fmt: skip
+        _advance_block(numbers_of_block)
         weight += width * (layer[FAN_IN] + 1) * (4 if layer[NARROW] else 8)
         done += width
 
 
 def block_width(left: int) -> int:
     """The widest block that fits into this many padded neurons."""
-    for width in BLOCKS:
-        if width <= left:
-            return width
-    return LANES
+    wide, medium, narrow = BLOCKS
+    return wide if left >= wide else medium if left >= medium else narrow
 
 
 _block_width = _compiled(block_width)
@@ -269,10 +253,8 @@ def _advance_slow(
         current[:n] = 0.0
         for e in range(starts[t], starts[t + 1]):
             row = layer[WEIGHT] + events[e] * padded
-            for j in range(n):
-                current[j] += values[row + j]
-        for j in range(n):
-            current[j] += base[t * base_stride + j]
+            current[:n] += values[row : row + n]
+        current[:n] += base[t * base_stride : t * base_stride + n]
         if layer[RECURRENT]:
             heard = current[padded:]
             heard[:n] = 0.0
@@ -281,10 +263,8 @@ def _advance_slow(
                 while word:
                     row = layer[FEEDBACK] + (w * 64 + _trailing_zeros(word)) * padded
                     word &= word - np.uint64(1)
-                    for j in range(n):
-                        heard[j] += values[row + j]
-            for j in range(n):
-                current[j] += heard[j]
+                    heard[:n] += values[row : row + n]
+            current[:n] += heard[:n]
         out = (layer[KEPT] + t) * words
         bits[out : out + words] = 0
         for j in range(n):
@@ -331,8 +311,7 @@ def _spread(steps, layer, values, index, starts, events, base):
             at = layer[SYNAPSE_STARTS] + events[e]
             for q in range(index[at], index[at + 1]):
                 row[index[targets + q]] += values[weights + q]
-        for j in range(n):
-            row[j] += values[layer[BIAS] + j]
+        row[:n] += values[layer[BIAS] : layer[BIAS] + n]
 
 
 @_compiled
@@ -340,15 +319,12 @@ def _sum_totals(steps, layer, before, values, counts, bits, v, totals):
     """A read-out that only adds up: one product with the spikes that arrived, not one per step."""
     words, delay = before[WORDS], before[DELAY]
     totals[: before[SIZE]] = counts[before[STATE] : before[STATE] + before[SIZE]]
-    for t in range(delay):  # sent before this run, or not yet arrived at its end
-        for w in range(words):
-            word = bits[(before[KEPT] - delay + t) * words + w]
+    for sign, first in ((1, 0), (-1, steps)):  # sent before this run; not yet arrived at its end
+        at = (before[KEPT] - delay + first) * words
+        for w in range(delay * words):
+            word = bits[at + w]
             while word:
-                totals[w * 64 + _trailing_zeros(word)] += 1
-                word &= word - np.uint64(1)
-            word = bits[(before[KEPT] - delay + steps + t) * words + w]
-            while word:
-                totals[w * 64 + _trailing_zeros(word)] -= 1
+                totals[w % words * 64 + _trailing_zeros(word)] += sign
                 word &= word - np.uint64(1)
     n = layer[SIZE]
     for i in range(before[SIZE]):
@@ -356,8 +332,7 @@ def _sum_totals(steps, layer, before, values, counts, bits, v, totals):
             row = layer[WEIGHT] + i * layer[PADDED]
             for j in range(n):
                 v[j] += totals[i] * values[row + j]
-    for j in range(n):
-        v[j] += steps * values[layer[BIAS] + j]
+    v[:n] += steps * values[layer[BIAS] : layer[BIAS] + n]
 
 
 @_compiled
@@ -374,8 +349,7 @@ def decide(
     scratch_bits, starts, events, base, totals, sums: room to work in, large enough for T steps.
     spikes:        room for every layer's [T, B, n] one after the other, or empty.
     """
-    rows = currents.shape[1]
-    none = starts[1]  # T + 1 zeros: a layer that takes currents has no events
+    rows, none = currents.shape[1], starts[1]  # none: T + 1 zeros, as currents have no events
     for b in range(rows):
         for k in range(len(program)):
             layer = program[k]
@@ -388,16 +362,14 @@ def decide(
             sent = scratch_bits[before[BITS] + (before[KEPT] - before[DELAY]) * before[WORDS] :]
 
             if layer[SOURCE] == TOTALS:
-                _sum_totals(
-                    steps, layer, before, values, counts[b], scratch_bits[before[BITS] :],
-                    v[b, state], totals,
-                )  # fmt: skip
+                heard, own = scratch_bits[before[BITS] :], v[b, state]
+                _sum_totals(steps, layer, before, values, counts[b], heard, own, totals)
                 continue
-            listed, stride = none, 0
-            current = base
+            listed, stride, current = none, 0, base
             if layer[SOURCE] == CURRENT:
                 for t in range(len(currents)):
                     base[t * padded : t * padded + n] = currents[t, b]
+                    base[t * padded + n : (t + 1) * padded] = 0.0
                 stride = 0 if constant else padded
             else:
                 _list_events(steps, before[WORDS], layer[FAN_IN], sent, starts[0], events)
@@ -405,8 +377,7 @@ def decide(
                     _spread(steps, layer, values, index, starts[0], events, base)
                     stride = padded
                 else:
-                    listed = starts[0]
-                    current = values[layer[BIAS] :]
+                    listed, current = starts[0], values[layer[BIAS] :]
             if layer[SLOW]:
                 _advance_slow(
                     steps, layer, values, current, stride, v[b, state], resting[b, state],
@@ -417,9 +388,8 @@ def decide(
                     steps, layer, values, current, stride, v[b, state], counts[b, state],
                     listed, events, bits[kept:],
                 )  # fmt: skip
-            flight[b, layer[FLIGHT] : layer[FLIGHT] + kept] = bits[
-                steps * words : steps * words + kept
-            ]
+            latest = bits[steps * words : steps * words + kept]
+            flight[b, layer[FLIGHT] : layer[FLIGHT] + kept] = latest
             if len(spikes) and layer[SPIKING]:
                 first = layer[SPIKES] * steps * rows
                 for t in range(steps):
