@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spikerl.backends.base import Backend, Capabilities, Session
+from spikerl.backends.base import Backend, Capabilities, Session, tie_free
 from spikerl.errors import SpikerlError, listed
-from spikerl.network import FloatArray, NeuronLayer, Recording, SpikingNetwork
+from spikerl.network import FloatArray, Recording, SpikingNetwork
 from spikerl.reference import simulate
 
 Body = Callable[[Backend], None]
 Applies = Callable[[Capabilities], bool]
 FLOAT_NOISE = 2.0**-14  # largest error of potentials near 1 that float32 can account for
-ROBUST = 2.0**-14  # thresholds moved by this factor must not change a spike that is compared
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,8 @@ def comparable(c: Capabilities, network: SpikingNetwork, *drives: FloatArray) ->
     every = np.ones(drive.shape[1], dtype=np.bool_)
     if c.weight_bits is None:
         return every
-    robust = robust_rows(network, drive)
-    return robust if robust.any() else every
+    free = tie_free(network, drive)
+    return free if free.any() else every
 
 
 def cut_rows(recording: Recording, start: int, stop: int) -> Recording:
@@ -197,27 +196,6 @@ def cut_rows(recording: Recording, start: int, stop: int) -> Recording:
         potentials=tuple(None if v is None else v[rows] for v in recording.potentials),
         sim_steps=recording.sim_steps,
         spikes=None if recording.spikes is None else tuple(s[:, rows] for s in recording.spikes),
-    )
-
-
-def robust_rows(network: SpikingNetwork, drive: FloatArray) -> NDArray[np.bool_]:
-    """Bool [B]: rows in which no spike changes if every threshold moves a little."""
-    low, high = (simulate(_moved(network, 1 + sign * ROBUST), drive).spikes for sign in (-1, 1))
-    robust = np.ones(drive.shape[1], dtype=np.bool_)
-    for a, b in zip(low or (), high or (), strict=True):
-        robust &= (a == b).all(axis=(0, 2))
-    return robust
-
-
-def _moved(network: SpikingNetwork, factor: float) -> SpikingNetwork:
-    return SpikingNetwork(
-        tuple(
-            replace(layer, v_threshold=layer.v_threshold * factor)
-            if isinstance(layer, NeuronLayer)
-            else layer
-            for layer in network.layers
-        ),
-        network.dt_ms,
     )
 
 
