@@ -1,5 +1,8 @@
 """Every back end that can run here keeps the neuron contract."""
 
+import subprocess
+import sys
+
 import pytest
 
 from spikerl import backends
@@ -93,3 +96,23 @@ def test_a_check_is_generated_only_where_its_capability_is_declared(left_out, go
 
 def test_a_name_is_as_good_as_a_back_end():
     assert checks_for("reference") == checks_for(get("reference"))
+
+
+def test_the_whole_test_file_of_another_package_is_five_lines(tmp_path):
+    (tmp_path / "elsewhere.py").write_text(
+        "from spikerl.backends.reference import ReferenceBackend\n"
+        "class MyBackend(ReferenceBackend):\n"
+        "    name = 'mine'\n"
+    )
+    (tmp_path / "test_mine.py").write_text(
+        "from spikerl.testing import parametrize_with_checks\n"
+        "from elsewhere import MyBackend\n"
+        "@parametrize_with_checks([MyBackend()], {('mine', 'records'): 'none are'})\n"
+        "def test_conformance(backend, check):\n"
+        "    check(backend)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not memory"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "test_conformance[mine-records]" in ran.stdout
+    assert "[XPASS(strict)] none are" in ran.stdout
+    assert f"1 failed, {len(checks_for('reference')) - 2} passed" in ran.stdout
