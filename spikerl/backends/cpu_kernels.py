@@ -55,8 +55,7 @@ BLOCKS = (64, 16, 8)  # neurons that are advanced together, accumulators in regi
     FLIGHT,  # offset of its kept spikes in a row of `flight`
     BITS,  # offset of its spikes in `bits`
     SPIKES,  # neurons of all layers before it: where its recorded spikes begin
-) = range(26)
-COLUMNS = 26
+) = range(COLUMNS := 26)
 
 CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
 
