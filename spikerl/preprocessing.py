@@ -213,8 +213,13 @@ def _step_problems(part: Input) -> list[str]:
                     f"the normalisation statistics have shapes {step.mean.shape} and "
                     f"{step.var.shape}, the observation space has {part.space.shape}"
                 )
-        elif isinstance(step, OneHot) and step.nvec != _options(part.space):
-            found.append(f"one-hot of {step.nvec} does not fit the observation space {part.space}")
+        elif isinstance(step, OneHot):
+            if step.nvec != _options(part.space):
+                found.append(
+                    f"one-hot of {step.nvec} does not fit the observation space {part.space}"
+                )
+            if np.any(getattr(part.space, "start", 0)):
+                found.append(f"SB3 reads discrete observations from 0 on, found {part.space}")
     if any(isinstance(step, OneHot) for step in part.steps[:-1]):
         found.append("one-hot must be the last step")
     return found
