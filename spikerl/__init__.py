@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikerl import backends, metrics, reference, testing
+    from spikerl import backends, errors, metrics, reference, testing
     from spikerl.agent import SpikingAgent
     from spikerl.conversion import convert
     from spikerl.errors import SpikerlError
@@ -28,7 +28,7 @@ _HOMES = {
     "Recording": "network",
     "SpikingNetwork": "network",
 }
-_MODULES = ("backends", "metrics", "reference", "testing")
+_MODULES = ("backends", "errors", "metrics", "reference", "testing")
 
 __all__ = [
     "AvgPool2d",
@@ -43,6 +43,7 @@ __all__ = [
     "__version__",
     "backends",
     "convert",
+    "errors",
     "metrics",
     "reference",
     "testing",
@@ -54,7 +55,13 @@ def __getattr__(name: str) -> Any:
         return import_module(f"spikerl.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'spikerl' has no attribute {name!r}")
-    value = getattr(import_module(f"spikerl.{_HOMES[name]}"), name)
+    try:
+        module = import_module(f"spikerl.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"spikerl.{name} needs {error.name}: pip install 'spikerl[sb3]'", name=error.name
+        ) from error
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -59,7 +59,7 @@ def convert(
     decoder: Annotated[
         str, typer.Option(help="potential, spike_count, signed_spike_count or first_spike.")
     ] = "potential",
-    readout: Annotated[str, typer.Option(help="fitted or copied.")] = "fitted",
+    readout: Annotated[str, typer.Option(help="auto, fitted or copied.")] = "auto",
     vecnormalize: VecNormalizeFile = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -187,6 +187,78 @@ def evaluate(
     out.print(f"spikes per neuron and step, by layer: {rates}", highlight=False)
 
 
+@app.command()
+def bench(
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Measure this one; repeat it for several.")
+    ] = None,
+    net: Annotated[
+        list[str] | None, typer.Option(help="Layer sizes such as 8-64-64-4; repeat it.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="CPU time per line of comparison.")] = 6.0,
+    memory: Annotated[
+        bool, typer.Option(help="Measure instead whether 100,000 decisions use more memory.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Decisions per CPU-second of every usable back end, of SB3's predict and of a torch loop."""
+    from dataclasses import asdict
+
+    from spikerl.bench import NETS, memory_growth, run_bench
+
+    if memory:
+        growth = memory_growth()
+        if as_json:
+            _print_json({**asdict(growth), "growth": growth.growth})
+        else:
+            kib = growth.growth / 1024
+            out.print(f"{growth.decisions:,} decisions added {kib:,.0f} KiB", highlight=False)
+        return
+    with err.status("measuring") as status:
+        result = run_bench(
+            nets=net or NETS,
+            backends=backend,
+            seconds=seconds,
+            progress=lambda line: status.update(f"measuring {line}"),
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    table = Table(title="decisions per CPU-second")
+    for heading in (
+        "net",
+        "T",
+        "batch",
+        "contender",
+        "decisions/s",
+        "x SB3",
+        "x torch loop",
+        "rate",
+    ):
+        table.add_column(heading, justify="left" if heading in ("net", "contender") else "right")
+    last: tuple[Any, ...] | None = None
+    for row in result.rows:
+        place = (row.net, row.sim_steps, row.batch)
+        if last is not None and place != last:
+            table.add_section()
+        last = place
+        table.add_row(
+            *(str(part) for part in place),
+            row.backend,
+            f"{row.decisions_per_cpu_second:,.0f}",
+            _ratio(row.ratio_to_sb3),
+            _ratio(row.ratio_to_torch_loop),
+            "" if row.mean_rate is None else f"{row.mean_rate:.2f}",
+        )
+    out.print(table)
+    for note in result.notes:
+        out.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
 @app.command("backends")
 def list_backends(as_json: Json = False) -> None:
     """List every back end: usable or what to install, and what it can do."""
@@ -275,7 +347,3 @@ def version(
     if show:
         print(__version__)
         raise typer.Exit
-
-
-if __name__ == "__main__":
-    main()

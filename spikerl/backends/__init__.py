@@ -59,25 +59,29 @@ def available() -> dict[str, BackendState]:
 
 def get(name: str) -> Backend:
     """The back end of this name; raises BackendError that lists what exists and what to install."""
-    if name in TABLE:
-        state = _state(name, TABLE[name])
-        if not state.usable:
-            raise BackendError(f"back end {name!r} cannot be used here: {state}")
-        return _load(name, TABLE[name].target)
-    points = _entry_points()
-    if name in points:
-        return _load(name, points[name].value)
-    lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
-    raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
+    target = _target(name)
+    if name in TABLE and not (state := _state(name, TABLE[name])).usable:
+        raise BackendError(f"back end {name!r} cannot be used here: {state}")
+    return _load(name, target)
 
 
 def capabilities(name: str) -> Capabilities | None:
     """What a back end declares; None where its code cannot even be loaded here."""
-    target = TABLE[name].target if name in TABLE else _entry_points()[name].value
+    target = _target(name)
     try:
         return _load(name, target).capabilities
     except BackendError:
         return None
+
+
+def _target(name: str) -> str:
+    if name in TABLE:
+        return TABLE[name].target
+    points = _entry_points()
+    if name in points:
+        return points[name].value
+    lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
+    raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
 
 
 def _state(name: str, known: Known) -> BackendState:

@@ -13,19 +13,24 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 from spikerl.agent import SpikingAgent, checked_sim_steps
 from spikerl.conversion import build, fidelity
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source, verify
+from spikerl.conversion.stack import PlainLayer
 from spikerl.conversion.thresholds import RULES, thresholds
+from spikerl.encoding import Encoder
 from spikerl.errors import ConversionError, ConversionWarning
-from spikerl.network import RESETS, Dense, Reset, SpikingNetwork
+from spikerl.network import RESETS, Dense, FloatArray, Reset, SpikingNetwork
 
 _RULES = {
     "v_init": 0.5,
     "encoder": "constant",
     "decoder": "potential",
-    "readout": "fitted",
+    "readout": "auto",
     "delay_steps": 0,
     "vecnormalize": None,
     "algo": None,
@@ -66,9 +71,10 @@ def convert(
     seed:         of everything random.
 
     rules: v_init (0.5 thresholds), encoder ("constant", "poisson", "equidistant"), decoder
-    ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("fitted": the last
-    layer is fitted by ridge regression to what the spiking layers really send within T steps;
-    "copied": it is the source's), delay_steps (of every hidden layer), vecnormalize (path or
+    ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("copied": the last
+    layer is the source's; "fitted": it is fitted by ridge regression to what the spiking layers
+    really send within T steps; "auto": fitted, unless copied does better on calibration
+    observations kept out of the fit), delay_steps (of every hidden layer), vecnormalize (path or
     object), algo (the algorithm a file must be of), observation_space, action_space.
 
     Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
@@ -90,12 +96,11 @@ def convert(
     encoder = build.make_encoder(recipe, rows)
     hidden = build.make_hidden(stack, theta, encoder, recipe)
     last = build.last_layer(stack, theta, encoder)
-    fit = recipe.readout == "fitted" and bool(hidden)
+    fit = recipe.readout != "copied" and bool(hidden)
     if fit:
-        some = fidelity.fitting_rows(rows, seed)
         spiking = SpikingNetwork((*hidden, Dense(last.weight, last.bias, spiking=False)))
-        seen = fidelity.recordings(spiking, encoder, some, sim_steps, seed + 1).counts[-1]
-        last = build.fitted(last, seen / sim_steps, stack.activations(some)[-1])
+        refitted = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
+        fit, last = refitted is not last, refitted
     values = stack.activations(rows)[-1]
     network, decoder = build.close_network(hidden, last, values, stack, recipe)
     report = fidelity.make_report(
@@ -144,7 +149,7 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         ("threshold", given["threshold"], RULES),
         ("encoder", options["encoder"], build.ENCODERS),
         ("decoder", options["decoder"], build.DECODERS),
-        ("readout", options["readout"], ("fitted", "copied")),
+        ("readout", options["readout"], build.READOUTS),
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
     problems += checked_sim_steps(given["sim_steps"])
@@ -177,6 +182,36 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         delay_steps=delay,
     )
     return recipe, options
+
+
+def _fitted(
+    origin: Source,
+    network: SpikingNetwork,
+    encoder: Encoder,
+    last: PlainLayer,
+    rows: FloatArray,
+    recipe: build.Recipe,
+    seed: int,
+) -> PlainLayer:
+    """The last layer fitted to the hidden layers' spikes; under "auto" only if that is better."""
+    stack = origin.stack
+    some, kept = fidelity.fitting_rows(rows, seed)
+    both = np.concatenate([some, kept])
+    counts = fidelity.recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
+    rates, target = counts / recipe.sim_steps, stack.activations(both)[-1]
+    n = len(some)
+    fitted = build.fitted(last, rates[:n], target[:n], stack.head)
+    if recipe.readout == "fitted" or not len(kept):
+        return fitted
+    copied_quality, fitted_quality = (
+        fidelity.action_quality(
+            rates[n:] @ layer.weight.T + layer.bias, target[n:], stack, origin.action_space, None
+        ).value
+        for layer in (last, fitted)
+    )
+    if isinstance(origin.action_space, spaces.Box):
+        return last if copied_quality < fitted_quality else fitted
+    return last if copied_quality > fitted_quality else fitted
 
 
 def _observe(

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikerl.conversion.stack import PlainLayer, PlainStack
-from spikerl.decoding import Categorical, Decoder, FinalPotential, FirstSpike, Read, SpikeCount
+from spikerl.decoding import (
+    Categorical,
+    Decoder,
+    FinalPotential,
+    FirstSpike,
+    Head,
+    Read,
+    SpikeCount,
+)
 from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes, PoissonSpikes
 from spikerl.errors import ConversionError
 from spikerl.network import Dense, FloatArray, Reset, SpikingNetwork
 
 ENCODERS = ("constant", "poisson", "equidistant")
+READOUTS = ("auto", "fitted", "copied")
 DECODERS = ("potential", "spike_count", "signed_spike_count", "first_spike")
 
 
@@ -71,25 +80,43 @@ def last_layer(stack: PlainStack, theta: list[FloatArray], encoder: Encoder) -> 
     return PlainLayer(last.name, weight, last.bias, relu=False)
 
 
-def fitted(last: PlainLayer, rates: FloatArray, target: FloatArray) -> PlainLayer:
+def fitted(last: PlainLayer, rates: FloatArray, target: FloatArray, head: Head) -> PlainLayer:
     """The last layer refitted so that rates [B, n] of the spiking net give target [B, n_out].
 
     Ridge regression towards the given weights (Hoerl & Kennard 1970): the change is penalised, in
     units of the mean variance of the rates, just enough to keep directions without data unchanged.
+    Decisions that are close count more: see closeness().
     """
+    share = closeness(target, head)
+    share = share / share.sum()
     error = target - (rates @ last.weight.T + last.bias)
-    centre = rates.mean(axis=0)
+    centre, middle = share @ rates, share @ error
     spread = rates - centre
-    covariance = spread.T @ spread / len(rates)
-    ridge = 1e-3 * np.trace(covariance) / len(covariance) or 1.0
-    slope = spread.T @ (error - error.mean(axis=0)) / len(rates)
+    weighted = spread.T * share
+    covariance = weighted @ spread
+    ridge = 1e-4 * np.trace(covariance) / len(covariance) or 1.0
+    slope = weighted @ (error - middle)
     change = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), slope).T
     return PlainLayer(
-        last.name,
-        last.weight + change,
-        last.bias + error.mean(axis=0) - change @ centre,
-        relu=False,
+        last.name, last.weight + change, last.bias + middle - change @ centre, relu=False
     )
+
+
+def closeness(values: FloatArray, head: Head) -> FloatArray:
+    """How much each row of values [B, n] matters to a fit: 1 / (gap^2 + median gap^2).
+
+    The gap is that of the two best options. An error of a given size changes the action only where
+    the gap is smaller, and a plain least-squares fit would spend its freedom on rows where nothing
+    is at stake. All rows count alike where the values are not options.
+    """
+    if not isinstance(head, Categorical) or max(head.nvec) < 2:
+        return np.ones(len(values))
+    parts = np.split(values, np.cumsum(head.nvec)[:-1], axis=1)
+    best = [np.sort(part, axis=1)[:, -2:] for part in parts if part.shape[1] > 1]
+    gap = np.min([pair[:, 1] - pair[:, 0] for pair in best], axis=0)
+    floor = float(np.median(gap)) or float(gap.max()) or 1.0
+    weight: FloatArray = 1.0 / (gap**2 + floor**2)
+    return weight
 
 
 def close_network(

@@ -23,6 +23,7 @@ from spikerl.report import ConversionReport, LayerReport
 from spikerl.statistics import Estimate, mean, share
 
 BATCH = 250
+FIT_ROWS = 3000
 LONGEST = 1024  # steps: the search for a sufficient T ends here
 TARGETS = {"agreement": 0.99, "action_error": 1.0}  # per cent of the range for the error
 
@@ -176,7 +177,7 @@ def _longer(
         return {}
     hidden = len(theta) - 1
     source_values = stack.activations(held_out)[-1]
-    fit_rows = fitting_rows(calibration, seed)
+    fit_rows, _ = fitting_rows(calibration, seed)
     wanted = stack.activations(fit_rows)[-1]
     found = {}
     for total, seen, ours in zip(
@@ -187,7 +188,7 @@ def _longer(
     ):
         last: PlainLayer = last_layer(stack, theta, encoder)
         if fit:
-            last = fitted(last, seen, wanted)
+            last = fitted(last, seen, wanted, stack.head)
         values = ours @ last.weight.T + last.bias
         found[total] = action_quality(values, source_values, stack, action_space, episodes)
         if _meets(found[total], target, isinstance(action_space, spaces.Box)):
@@ -195,11 +196,11 @@ def _longer(
     return found
 
 
-def fitting_rows(calibration: FloatArray, seed: int, n: int = 3000) -> FloatArray:
-    """The calibration rows the last layer is fitted on: at most n, chosen at random."""
-    if len(calibration) <= n:
-        return calibration
-    return calibration[np.random.default_rng(seed).choice(len(calibration), n, replace=False)]
+def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Calibration rows to fit the last layer on and others to judge the fit, chosen at random."""
+    order = np.random.default_rng(seed).permutation(len(calibration))
+    n = min(FIT_ROWS, -(-2 * len(calibration) // 3))
+    return calibration[order[:n]], calibration[order[n : n + FIT_ROWS // 2]]
 
 
 def _meets(estimate: Estimate, target: float, continuous: bool) -> bool:
