@@ -1,4 +1,4 @@
-"""Estimates with intervals. Imports numpy only."""
+"""Estimates with intervals. Imports numpy and errors only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from spikerl.errors import SpikerlError
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -34,8 +36,9 @@ def share(hits: ArrayLike, groups: ArrayLike | None = None, seed: int = 0) -> Es
 
     groups: the episode of each value. Decisions of one episode are not independent, so a bootstrap
     over whole episodes is made too and the wider of the two intervals is given.
+    Raises SpikerlError where there are no values.
     """
-    array = np.asarray(hits, dtype=np.float64)
+    array = _some(hits)
     n, p = len(array), float(array.mean())
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
@@ -51,7 +54,7 @@ def mean(
     values: ArrayLike, groups: ArrayLike | None = None, seed: int = 0, resamples: int = 2000
 ) -> Estimate:
     """The mean with a percentile bootstrap interval (Efron 1979), over whole groups if given."""
-    array = np.asarray(values, dtype=np.float64)
+    array = _some(values)
     labels = np.arange(len(array)) if groups is None else np.asarray(groups)
     _, index = np.unique(labels, return_inverse=True)
     sums, sizes = np.bincount(index, weights=array), np.bincount(index)
@@ -66,3 +69,10 @@ def mean(
     low, high = np.quantile(means, [0.025, 0.975])
     method = "bootstrap" if groups is None else "bootstrap over episodes"
     return Estimate(float(array.mean()), float(low), float(high), len(array), method)
+
+
+def _some(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
+        raise SpikerlError(f"wanted a row of values to estimate from, found no values in {array!r}")
+    return array

@@ -1,0 +1,112 @@
+"""Estimates and their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spikerl.errors import SpikerlError
+from spikerl.statistics import Estimate, mean, share
+
+
+def test_wilsons_interval_against_values_computed_by_hand() -> None:
+    # 8 of 10: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) with z = 1.96
+    got = share([1] * 8 + [0] * 2)
+    assert got.value == 0.8
+    assert (round(got.low, 4), round(got.high, 4)) == (0.4902, 0.9433)
+    assert (got.n, got.method) == (10, "wilson")
+
+
+@pytest.mark.parametrize("hit", [0, 1])
+def test_wilsons_interval_at_the_ends_stays_inside_and_has_width(hit: int) -> None:
+    got = share([hit] * 20)
+    assert got.value == hit
+    assert got.low == (0.0 if not hit else pytest.approx(0.8389, abs=1e-4))
+    assert got.high == (1.0 if hit else pytest.approx(0.1611, abs=1e-4))
+
+
+def test_wilsons_interval_covers() -> None:
+    rng = np.random.default_rng(0)
+    covered = [e.low <= 0.9 <= e.high for e in (share(rng.random(100) < 0.9) for _ in range(500))]
+    assert 0.92 <= np.mean(covered) <= 0.99
+
+
+def test_the_bootstrap_of_a_mean_covers() -> None:
+    rng = np.random.default_rng(0)
+    draws = (mean(rng.exponential(2.0, 80), resamples=500) for _ in range(200))
+    covered = [e.low <= 2.0 <= e.high for e in draws]
+    assert 0.87 <= np.mean(covered) <= 0.99
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 2000)
+    got = mean(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert got.value == values.mean()
+    assert np.allclose([got.low, got.high], [got.value - half, got.value + half], atol=0.02)
+    assert (got.n, got.method) == (2000, "bootstrap")
+
+
+def clustered(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """40 episodes of 50 decisions that are right or wrong together."""
+    groups = np.repeat(np.arange(40), 50)
+    return (rng.random(40) < 0.8)[groups], groups
+
+
+def test_the_interval_over_episodes_is_wider_where_decisions_are_alike() -> None:
+    hits, groups = clustered(np.random.default_rng(0))
+    alone, together = share(hits), share(hits, groups)
+    assert together.value == alone.value
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    assert together.method == "wilson and bootstrap over episodes"
+    alone, together = mean(hits), mean(hits, groups)
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+
+
+def test_the_interval_over_episodes_covers_where_the_plain_one_does_not() -> None:
+    rng = np.random.default_rng(1)
+    plain, grouped = [], []
+    for _ in range(150):
+        hits, groups = clustered(rng)
+        for estimate, covered in ((share(hits), plain), (share(hits, groups), grouped)):
+            covered.append(estimate.low <= 0.8 <= estimate.high)
+    assert np.mean(plain) < 0.6
+    assert np.mean(grouped) > 0.88
+
+
+def test_the_interval_over_episodes_is_never_narrower() -> None:
+    rng = np.random.default_rng(2)
+    hits, groups = rng.random(500) < 0.5, np.repeat(np.arange(50), 10)
+    alone, together = share(hits), share(hits, groups)
+    assert together.low <= alone.low
+    assert together.high >= alone.high
+
+
+def test_one_episode_cannot_be_resampled() -> None:
+    hits = [1, 1, 0, 1]
+    assert share(hits, [7] * 4) == share(hits)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(0).random(50)
+    assert mean(values, seed=3) == mean(values, seed=3)
+    assert mean(values, seed=3) != mean(values, seed=4)
+
+
+def test_groups_of_unequal_size_weigh_by_their_values() -> None:
+    got = mean([1.0, 1.0, 1.0, 5.0], [0, 0, 0, 1])
+    assert got.value == 2.0
+    assert (got.low, got.high) == (1.0, 5.0)
+    assert got.method == "bootstrap over episodes"
+
+
+def test_estimates_print_with_their_interval() -> None:
+    estimate = Estimate(0.9, 0.8512345, 0.95, 10, "wilson")
+    assert str(estimate) == "0.9 [0.8512, 0.95]"
+    assert float(estimate) == 0.9
+
+
+@pytest.mark.parametrize("measure", [share, mean])
+def test_no_values_have_no_estimate(measure: object) -> None:
+    with pytest.raises(SpikerlError, match="no values"):
+        measure([])  # type: ignore[operator]
