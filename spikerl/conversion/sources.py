@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -74,7 +75,7 @@ def open_source(source: Any, env: Any, options: Mapping[str, Any]) -> Source:
             source.get_vec_normalize_env() if normalizer is None else normalizer,
             spec.id if spec is not None else None,
             # A fresh environment: stepping the one in training would disturb the training.
-            None if spec is None else lambda: lambda: gym.make(spec),
+            None if spec is None else lambda: partial(_made_again, spec),
             details,
         )
     if isinstance(source, BasePolicy):
@@ -189,10 +190,25 @@ def _preprocessing(
 
 
 def _spec(model: BaseAlgorithm) -> Any:
+    """What made the model's environment, without SB3's Monitor, which changes no observation."""
     env = model.get_env()
     if env is None:
         return None
     try:
-        return env.get_attr("spec")[0]
+        spec = env.get_attr("spec")[0]
     except AttributeError:
         return None
+    if spec is None:
+        return None
+    wrappers = tuple(w for w in spec.additional_wrappers if w.name != "Monitor")
+    return replace(spec, additional_wrappers=wrappers)
+
+
+def _made_again(spec: Any) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(spec)
+    except ValueError as error:
+        raise ConversionError(
+            f"the model's environment cannot be made a second time ({error}); pass env= or "
+            "observations="
+        ) from error
