@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spikerl.network import (
+from spikerl.layers import (
     AvgPool2d,
     Conv2d,
     Dense,
