@@ -309,6 +309,10 @@ class Flatten:
         return [f"input_shape must be all > 0, found {self.input_shape}"] if bad else []
 
 
+Layer = Dense | Conv2d | AvgPool2d | Flatten
+LAYER_TYPES: tuple[type, ...] = (Dense, Conv2d, AvgPool2d, Flatten)
+
+
 def _frozen(name: str, value: ArrayLike) -> FloatArray:
     try:
         array = np.array(value, dtype=np.float64)

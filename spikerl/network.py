@@ -34,12 +34,14 @@ from numpy.typing import NDArray
 
 from spikerl.errors import NetworkError
 from spikerl.layers import (
+    LAYER_TYPES,
     RESETS,
     AvgPool2d,
     Conv2d,
     Dense,
     Flatten,
     FloatArray,
+    Layer,
     NeuronLayer,
     Reset,
 )
@@ -58,9 +60,6 @@ __all__ = [
     "Reset",
     "SpikingNetwork",
 ]
-
-Layer = Dense | Conv2d | AvgPool2d | Flatten
-LAYER_TYPES: tuple[type, ...] = (Dense, Conv2d, AvgPool2d, Flatten)
 
 
 @dataclass(frozen=True, eq=False)
