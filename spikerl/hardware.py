@@ -111,7 +111,10 @@ class HardwarePolicy:
         """Start the membranes of some rows (bool mask or indices; None: all) anew."""
         self._check_open()
         self._session.reset(rows)
-        self._decisions[slice(None) if rows is None else np.asarray(rows)] = 0
+        if rows is None:
+            self._decisions[:] = 0
+        elif np.size(rows):  # an empty list would be an array of floats
+            self._decisions[np.asarray(rows)] = 0
 
     def close(self) -> None:
         """Give the back end back; calling it again does nothing."""

@@ -62,8 +62,16 @@ def action_error(
 
 
 def percent_of_range(difference: NDArray[Any], space: spaces.Box) -> NDArray[np.float64]:
-    """Mean |difference| per row in % of the action range; [B, *shape] -> [B]."""
-    share_of_range = np.abs(difference).astype(np.float64) / (space.high - space.low)
+    """Mean |difference| per row in % of the action range; [B, *shape] -> [B].
+
+    Raises SpikerlError where a range is infinite or empty: it has no percent.
+    """
+    width = space.high.astype(np.float64) - space.low  # in float32 it may overflow
+    if not (np.isfinite(width) & (width > 0)).all():
+        raise SpikerlError(
+            f"wanted an action space bounded on both sides and not empty, found {space}"
+        )
+    share_of_range = np.abs(difference).astype(np.float64) / width
     rows: NDArray[np.float64] = 100.0 * share_of_range.reshape(len(difference), -1).mean(axis=1)
     return rows
 

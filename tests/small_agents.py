@@ -82,7 +82,9 @@ def pixels() -> SpikingAgent:
             Conv2d(weights(1, 3, 2, 3, 3), (2, 9, 8), stride=(2, 1), padding=(1, 0), v_init=0.5),
             AvgPool2d((3, 5, 6), (2, 3), (1, 3)),
             Flatten((3, 4, 2)),
-            Dense(weights(2, 5, 24), weights(3, 5), reset="zero", decay=0.75),
+            Dense(
+                weights(30, 5, 24) * 0.5, weights(3, 5) + 1, reset="zero", decay=0.75, v_threshold=2
+            ),
         ),
         dt_ms=0.5,
     )
@@ -90,7 +92,9 @@ def pixels() -> SpikingAgent:
         network=network,
         preprocessing=from_space(space),
         encoder=PoissonSpikes(scale=0.7),
-        decoder=Decoder(SpikeCount(weights(4, 5), 0.1), Categorical((2, 3), multi=True)),
+        decoder=Decoder(
+            SpikeCount([1.0, 1.5, 1.0, 1.7, 0.9], 0.1), Categorical((2, 3), multi=True)
+        ),
         sim_steps=6,
         observation_space=space,
         action_space=spaces.MultiDiscrete([2, 3]),

@@ -1,0 +1,468 @@
+"""HardwarePolicy: SB3's predict() on a back end, in every kind of loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from small_agents import AGENTS, arm, observations, pixels, pole, racer, thrower, walker
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from spikerl import backends
+from spikerl.agent import SpikingAgent
+from spikerl.backends.base import Capabilities, Session, capability_problems, require_runnable
+from spikerl.decoding import Categorical, Decoder, FinalPotential
+from spikerl.encoding import ConstantCurrent, PoissonSpikes
+from spikerl.errors import (
+    BackendError,
+    FileFormatError,
+    SessionClosed,
+    ShapeError,
+    SpikerlError,
+    UnsupportedNetwork,
+)
+from spikerl.hardware import HardwarePolicy
+from spikerl.network import Dense, SpikingNetwork
+from spikerl.preprocessing import Normalize, from_space
+from spikerl.reference import simulate
+
+
+def policy_of(agent: Any, **options: Any) -> HardwarePolicy:
+    return HardwarePolicy(agent, "reference", seed=options.pop("seed", 0), **options)
+
+
+def one_of(batch: Any, i: int) -> Any:
+    if isinstance(batch, dict):
+        return {key: array[i] for key, array in batch.items()}
+    return batch[i]
+
+
+def balancer(**changes: Any) -> SpikingAgent:
+    """Keeps CartPole up: pushes where the pole leans and falls."""
+    weight = np.array([[-0.1, -0.5, -3.0, -2.0], [0.1, 0.5, 3.0, 2.0]])
+    space = gymnasium.make("CartPole-v1").observation_space
+    agent = SpikingAgent(
+        network=SpikingNetwork((Dense(weight, spiking=False),)),
+        preprocessing=from_space(space),
+        encoder=ConstantCurrent(),
+        decoder=Decoder(FinalPotential(), Categorical((2,))),
+        sim_steps=2,
+        observation_space=space,
+        action_space=spaces.Discrete(2),
+    )
+    return replace(agent, **changes)
+
+
+def counter(**changes: Any) -> SpikingAgent:
+    """Stateful; its value grows by the observation with every decision."""
+    space = spaces.Box(-100, 100, (1,))
+    network = SpikingNetwork((Dense([[1.0], [0.0]], [0.0, 4.5], spiking=False),))
+    agent = SpikingAgent(
+        network=network,
+        preprocessing=from_space(space),
+        encoder=ConstantCurrent(),
+        decoder=Decoder(FinalPotential(), Categorical((2,))),
+        sim_steps=1,
+        observation_space=space,
+        action_space=spaces.Discrete(2),
+        stateful=True,
+    )
+    return replace(agent, **changes)
+
+
+@pytest.fixture
+def stateful() -> Iterator[HardwarePolicy]:
+    with policy_of(counter(), n_envs=3) as policy:
+        yield policy
+
+
+# --- shapes and values -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_single_observations_and_batches_have_the_actions_of_sb3(name: str) -> None:
+    agent = replace(AGENTS[name](), stateful=False)
+    seen = observations(agent)
+    with policy_of(agent, n_envs=6) as policy:
+        batch, state = policy.predict(seen)
+    assert state is None
+    assert batch.shape == (6, *agent.action_space.shape)  # type: ignore[misc]
+    assert batch.dtype == agent.action_space.dtype
+    if not isinstance(agent.encoder, PoissonSpikes):  # else every row draws its own spikes
+        with policy_of(agent) as policy:
+            for i, action in enumerate(batch):
+                single, _ = policy.predict(one_of(seen, i))
+                assert isinstance(single, np.ndarray)
+                assert single.shape == agent.action_space.shape
+                assert np.array_equal(single, action)
+    if name != "racer":  # its space begins at -1; like SB3's, the actions begin at 0
+        assert all(agent.action_space.contains(action) for action in batch)
+
+
+def test_the_decision_is_the_networks_on_the_preprocessed_observation() -> None:
+    agent = pole()
+    seen = observations(agent, 3)
+    rows = agent.preprocessing(seen)
+    result = simulate(agent.network, np.broadcast_to(rows, (16, *rows.shape)))
+    with policy_of(agent, n_envs=3) as policy:
+        assert np.array_equal(policy.values(seen), result.potential / 16)
+        assert np.array_equal(policy.predict(seen)[0], result.potential.argmax(axis=1))
+
+
+def test_vec_normalize_statistics_travel_with_the_agent() -> None:
+    """Raw observations here, normalised ones for the bare network: the same values to float32."""
+    env = VecNormalize(make_vec_env("CartPole-v1", 4, seed=0), clip_obs=2.0)
+    env.reset()
+    for _ in range(50):
+        env.step(np.array([0, 1, 0, 1]))
+    env.training = False
+    raw = np.asarray(env.get_original_obs())
+    assert not isinstance(env.obs_rms, dict)
+    normal = Normalize(env.obs_rms.mean, env.obs_rms.var, env.epsilon, env.clip_obs)
+    with policy_of(balancer(), n_envs=4) as bare:
+        wanted = bare.values(np.asarray(env.normalize_obs(raw)))
+    space = env.observation_space
+    with policy_of(
+        balancer(preprocessing=from_space(space, normalize={None: normal})), n_envs=4
+    ) as policy:
+        assert np.array_equal(policy.values(raw), wanted)
+    env.close()
+
+
+def test_an_agent_may_be_a_path(tmp_path: Path) -> None:
+    balancer().save(tmp_path / "agent.spk")
+    for path in (tmp_path / "agent.spk", str(tmp_path / "agent.spk")):
+        with policy_of(path) as policy:
+            assert policy.predict(np.zeros(4))[0] == 0
+    with pytest.raises(FileFormatError, match="there is no such file"):
+        policy_of(tmp_path / "missing")
+
+
+def test_the_default_back_end_decides_as_the_reference() -> None:
+    seen = observations(pole(), 20)
+    with HardwarePolicy(pole(), n_envs=20) as policy, policy_of(pole(), n_envs=20) as reference:
+        assert policy.backend.name == "cpu"
+        assert np.array_equal(policy.predict(seen)[0], reference.predict(seen)[0])
+
+
+# --- loops -------------------------------------------------------------------------------------
+
+
+def test_it_balances_cart_pole_in_a_plain_gymnasium_loop() -> None:
+    env = gymnasium.make("CartPole-v1")
+    with policy_of(balancer()) as policy:
+        observation, _ = env.reset(seed=0)
+        total, over = 0.0, False
+        while not over:
+            action, _ = policy.predict(observation)
+            observation, reward, terminated, truncated, _ = env.step(action.item())
+            total, over = total + float(reward), terminated or truncated
+    env.close()
+    assert total == 500
+
+
+@pytest.mark.parametrize("carries", [False, True])
+def test_it_runs_in_sb3s_evaluate_policy(carries: bool) -> None:
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    with policy_of(balancer(stateful=carries), n_envs=2) as policy:
+        reward, _ = evaluate_policy(policy, env, n_eval_episodes=2)  # type: ignore[arg-type]
+    env.close()
+    assert reward == 500 if not carries else reward > 8
+
+
+def test_evaluate_policy_passes_the_state_through() -> None:
+    """A stateful agent evaluated by SB3 lives as long as one whose state is carried by hand."""
+    agent = balancer(stateful=True)
+    env = make_vec_env("CartPole-v1", 2)
+    env.seed(3)
+    with policy_of(agent, n_envs=2) as policy:
+        found, _ = evaluate_policy(
+            policy,  # type: ignore[arg-type]
+            env,
+            n_eval_episodes=4,
+            return_episode_rewards=True,
+        )
+    env.seed(3)
+    seen, lengths, age = env.reset(), [], np.zeros(2)
+    state, starts, episodes = None, np.ones(2, bool), np.zeros(2, int)
+    with policy_of(agent, n_envs=2) as policy:
+        while (episodes < 2).any():
+            actions, state = policy.predict(seen, state, starts)  # type: ignore[arg-type]
+            seen, _, starts, _ = env.step(actions)
+            age += 1
+            lengths += [float(n) for n in age[starts & (episodes < 2)]]
+            episodes += starts
+            age[starts] = 0
+    env.close()
+    assert found == lengths
+
+
+def test_actions_fit_environments_of_every_kind() -> None:
+    for agent in (pixels(), arm(), walker(), thrower()):
+        with policy_of(agent) as policy:
+            action, _ = policy.predict(one_of(observations(agent, 1), 0))
+            assert agent.action_space.contains(action)
+
+
+# --- chance ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("make", [pole, pixels, arm, racer, thrower])
+def test_the_same_seed_gives_the_same_actions(make: Any, deterministic: bool) -> None:
+    agent, runs = make(), []
+    seen = observations(agent, 40)
+    for seed in (7, 7, 8):
+        with policy_of(agent, n_envs=40, seed=seed) as policy:
+            runs.append([policy.predict(seen, deterministic=deterministic)[0] for _ in range(3)])
+    assert np.array_equal(runs[0], runs[1])
+    random = not deterministic or isinstance(agent.encoder, PoissonSpikes)
+    assert np.array_equal(runs[0], runs[2]) != random
+
+
+def test_sampled_actions_follow_the_softmax_of_the_values() -> None:
+    agent = balancer(decoder=Decoder(FinalPotential(), Categorical((2,), sampling="softmax")))
+    seen = np.tile(np.float32([0, 0, 0.1, 0]), (20_000, 1))
+    with policy_of(agent, n_envs=20_000) as policy:
+        values = policy.values(seen)[0]
+        drawn, _ = policy.predict(seen, deterministic=False)
+    wanted = 1 / (1 + np.exp(values[0] - values[1]))
+    assert abs(drawn.mean() - wanted) < 5 * np.sqrt(0.25 / 20_000)
+
+
+# --- batches and recordings --------------------------------------------------------------------
+
+
+def test_batches_larger_than_n_envs_are_taken_in_pieces() -> None:
+    agent = pole()
+    seen = observations(agent, 11)
+    with policy_of(agent, n_envs=4) as small, policy_of(agent, n_envs=11) as large:
+        assert np.array_equal(small.predict(seen)[0], large.predict(seen)[0])
+        assert small.recording is not None
+        assert large.recording is not None
+        assert small.recording.counts[0].shape == (11, 8)
+        assert np.array_equal(small.recording.counts[0], large.recording.counts[0])
+        assert np.array_equal(small.recording.potentials[1], large.recording.potentials[1])  # type: ignore[arg-type]
+
+
+def test_the_recording_is_that_of_the_last_decision() -> None:
+    agent = pole()
+    seen = observations(agent, 5)
+    with policy_of(agent, n_envs=2, record_spikes=True) as policy:
+        assert policy.recording is None
+        policy.predict(seen[0])
+        policy.predict(seen)
+        recording = policy.recording
+    assert recording is not None
+    rows = agent.preprocessing(seen)
+    wanted = simulate(agent.network, np.broadcast_to(rows, (16, *rows.shape)))
+    assert recording.sim_steps == 16
+    assert recording.spikes is not None
+    assert np.array_equal(recording.spikes[0], wanted.spikes[0])  # type: ignore[index]
+    assert np.array_equal(recording.counts[0], wanted.counts[0])
+
+
+def test_spikes_are_recorded_only_when_asked_for_or_needed() -> None:
+    for agent, needed in ((pole(), False), (racer(), True)):
+        with policy_of(agent) as policy:
+            policy.predict(one_of(observations(agent), 0))
+            assert policy.recording is not None
+            assert (policy.recording.spikes is not None) == needed
+
+
+def test_stateless_decisions_do_not_depend_on_those_before() -> None:
+    agent = pole()
+    seen = observations(agent, 5)
+    with policy_of(agent) as policy:
+        alone = [policy.values(one) for one in seen]
+        again = [policy.values(one) for one in seen[::-1]][::-1]
+    assert np.array_equal(alone, again)
+
+
+def test_sim_steps_may_differ_from_the_agents_own() -> None:
+    with policy_of(pole(), sim_steps=3) as policy:
+        policy.predict(np.zeros(4))
+        assert policy.recording is not None
+        assert policy.recording.sim_steps == 3
+
+
+# --- state -------------------------------------------------------------------------------------
+
+ONES = np.ones((3, 1))
+
+
+def test_membranes_are_carried_and_an_episode_start_resets_just_its_row(
+    stateful: HardwarePolicy,
+) -> None:
+    assert stateful.values(ONES)[:, 0].tolist() == [1, 1, 1]
+    assert stateful.values(2 * ONES)[:, 0].tolist() == [3, 3, 3]
+    stateful.reset()
+    _, state = stateful.predict(ONES, None, np.ones(3, bool))
+    _, state = stateful.predict(ONES, state, np.array([False, True, False]))
+    assert stateful.recording is not None
+    assert stateful.recording.potential is not None
+    assert stateful.recording.potential[:, 0].tolist() == [2, 1, 2]
+    _, state = stateful.predict(ONES, state, np.zeros(3, bool))
+    assert stateful.recording.potential[:, 0].tolist() == [3, 2, 3]
+
+
+def test_no_state_starts_all_rows_anew(stateful: HardwarePolicy) -> None:
+    for _ in range(2):
+        stateful.predict(ONES)
+        assert stateful.recording is not None
+        assert stateful.recording.potential is not None
+        assert stateful.recording.potential[:, 0].tolist() == [1, 1, 1]
+
+
+def test_a_state_that_is_not_the_last_one_is_refused(stateful: HardwarePolicy) -> None:
+    _, old = stateful.predict(ONES)
+    _, new = stateful.predict(ONES, old)
+    for wrong in (old, new[:2], "state", (new,)):
+        with pytest.raises(SpikerlError, match="pass the latest state, or None to start anew"):
+            stateful.predict(ONES, wrong)
+    stateful.predict(ONES, new)
+
+
+def test_the_state_given_out_does_not_change_later(stateful: HardwarePolicy) -> None:
+    _, first = stateful.predict(ONES)
+    stateful.predict(ONES, first)
+    assert first.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [[1], np.array([False, True, False]), np.array([1])])
+def test_rows_are_reset_by_hand(stateful: HardwarePolicy, rows: Any) -> None:
+    stateful.values(ONES)
+    stateful.reset(rows)
+    assert stateful.values(ONES)[:, 0].tolist() == [2, 1, 2]
+
+
+def test_resetting_no_rows_changes_nothing(stateful: HardwarePolicy) -> None:
+    stateful.values(ONES)
+    stateful.reset([])
+    stateful.reset(np.zeros(3, bool))
+    assert stateful.values(ONES)[:, 0].tolist() == [2, 2, 2]
+
+
+def test_stateful_agents_keep_one_row_per_environment(stateful: HardwarePolicy) -> None:
+    for seen in (np.ones(1), np.ones((2, 1)), np.ones((6, 1))):
+        for method in (stateful.predict, stateful.values):
+            with pytest.raises(ShapeError, match=r"found \d observations, n_envs=3; make the"):
+                method(seen)
+    with pytest.raises(ShapeError, match=r"episode_start has shape \(2,\), wanted \(3,\)"):
+        stateful.predict(ONES, None, np.zeros(2, bool))
+    with pytest.raises(ShapeError, match="rows must be a bool mask"):
+        stateful.reset([5])
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("observation", "reason"),
+    [
+        (np.zeros(3), r"has shape \(3,\), wanted \(4,\) for one or \(n, 4\) for a batch"),
+        (np.array(["a"] * 4), "wanted numbers"),
+        (np.array([0, 0, np.nan, 0]), "NaN or infinite"),
+        (np.array([[0, 0, np.inf, 0]]), "NaN or infinite"),
+        ((np.zeros(4), {}), "the observation is a tuple"),
+        ({"a": np.zeros(4)}, "is dict, wanted an array"),
+    ],
+)
+def test_observations_that_cannot_be_are_refused(observation: Any, reason: str) -> None:
+    with policy_of(balancer()) as policy:
+        for method in (policy.predict, policy.values):
+            with pytest.raises(ShapeError, match=reason):
+                method(observation)
+        assert policy.predict(np.zeros(4))[0].shape == ()  # the policy is still in order
+
+
+@pytest.mark.parametrize("sim_steps", [0, -3, 1.5, True])
+def test_a_number_of_steps_below_one_is_refused(sim_steps: Any) -> None:
+    with pytest.raises(SpikerlError, match="sim_steps must be a whole number >= 1"):
+        policy_of(balancer(), sim_steps=sim_steps)
+
+
+def test_a_closed_policy_says_so() -> None:
+    policy = policy_of(balancer())
+    with policy:
+        pass
+    policy.close()
+    calls = (policy.predict, policy.values, policy.reset, lambda _: policy.__enter__())
+    for call in calls:
+        with pytest.raises(SessionClosed, match="this policy is closed; make a new HardwarePolicy"):
+            call(np.zeros(4))
+
+
+def test_an_unknown_back_end_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(BackendError, match="there is no back end 'brain'") as caught:
+        HardwarePolicy(balancer(), "brain")
+    for name in backends.available():
+        assert f"- {name}: " in str(caught.value)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(BackendError, match="has no option volts"):
+        policy_of(balancer(), volts=3)
+    with pytest.raises(SpikerlError, match="isolation= and python="):
+        policy_of(balancer(), isolation="process")
+
+
+class Tiny:
+    """A back end that can do next to nothing."""
+
+    name = "tiny"
+    capabilities = Capabilities(
+        resets=frozenset({"zero"}), decay=False, bias=False, limits={"neurons": 3, "inputs": 2}
+    )
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        return capability_problems(self.capabilities, network)
+
+    def compile(
+        self,
+        network: SpikingNetwork,
+        *,
+        batch_size: int = 1,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Session:
+        require_runnable(self, network, batch_size)
+        raise AssertionError("not reached")
+
+
+def test_a_network_that_does_not_fit_is_refused_with_all_reasons_at_once() -> None:
+    network = SpikingNetwork(
+        (Dense(np.ones((4, 4)), np.ones(4), decay=0.5), balancer().network.layers[0])
+    )
+    with pytest.raises(UnsupportedNetwork) as caught:
+        HardwarePolicy(balancer(network=network), Tiny(), n_envs=0)
+    assert caught.value.problems == (
+        "layer 0: reset='subtract' is not supported, only zero",
+        "layer 0: decay < 1 is not supported",
+        "layer 0: biases are not supported",
+        "6 neurons in all, at most 3 fit",
+        "4 inputs, at most 2 fit",
+        "batch_size must be a whole number >= 1, found 0",
+    )
+    assert str(caught.value).startswith("back end 'tiny' cannot run this network:\n  - layer 0: ")
+
+
+def test_sampling_is_refused_where_the_noise_is_unknown() -> None:
+    from spikerl.decoding import Gaussian
+
+    space = thrower().action_space
+    assert isinstance(space, spaces.Box)
+    head = Gaussian(space.low, space.high, noise="unknown")
+    agent = replace(thrower(), decoder=Decoder(FinalPotential(), head))
+    with policy_of(agent) as policy:
+        assert policy.predict(np.zeros(2))[0].shape == (1, 2)
+        with pytest.raises(SpikerlError, match="explored with gSDE"):
+            policy.predict(np.zeros(2), deterministic=False)
