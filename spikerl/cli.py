@@ -113,6 +113,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Run the original and the spiking agent on the same seeds, side by side."""
+    from spikerl import backends
     from spikerl.agent import SpikingAgent
     from spikerl.conversion import convert as to_agent
     from spikerl.conversion.checkpoints import load_checkpoint
@@ -120,6 +121,7 @@ def evaluate(
     from spikerl.evaluation import evaluate as run
     from spikerl.hardware import HardwarePolicy
 
+    backends.get(backend)  # refuse an unknown one before the work begins
     checkpoint = load_checkpoint(source)
     env_id = env or checkpoint.env_id
     if env_id is None:
@@ -156,7 +158,7 @@ def evaluate(
     )
     for heading in ("policy", "return", "95 % interval", "length", "decisions/s"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
-    names = {"original": checkpoint.details["algorithm"], "spiking": f"{backend}, T = "}
+    names = {"original": checkpoint.details["algorithm"], "spiking": f"{backend}, T="}
     for side in (result.original, result.spiking):
         if side is None:
             continue
