@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,24 @@ def thrower() -> SpikingAgent:
         observation_space=space,
         action_space=action,
     )
+
+
+def balancer(**changes: Any) -> SpikingAgent:
+    """Keeps CartPole up: pushes where the pole leans and falls."""
+    weight = np.array([[-0.1, -0.5, -3.0, -2.0], [0.1, 0.5, 3.0, 2.0]])
+    space = spaces.Box(
+        np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf])
+    )
+    agent = SpikingAgent(
+        network=SpikingNetwork((Dense(weight, spiking=False),)),
+        preprocessing=from_space(space),
+        encoder=ConstantCurrent(),
+        decoder=Decoder(FinalPotential(), Categorical((2,))),
+        sim_steps=2,
+        observation_space=space,
+        action_space=spaces.Discrete(2),
+    )
+    return replace(agent, **changes)
 
 
 AGENTS: dict[str, Callable[[], SpikingAgent]] = {
