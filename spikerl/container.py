@@ -43,6 +43,7 @@ SUMS = "SHA256SUMS"
 _ARRAY = "arrays/{}.npy"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same agent gives the same bytes
 _END = 22  # bytes of the end record of a zip without a comment
+_ENTRY = 128  # bytes of a member's entry in the table, at most: 46 and its name
 _LOCAL = 30  # bytes of a member's header before its name
 _DAMAGED = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, StructError),
@@ -247,6 +248,8 @@ def _check_end(file: BinaryIO, size: int) -> None:
     disk, first, here, members, length, offset, comment = unpack("<4H2IH", end[4:])
     if members > MAX_MEMBERS:
         raise FileFormatError(f"it has {members} members, at most {MAX_MEMBERS} are allowed")
+    if length > MAX_MEMBERS * _ENTRY:  # zipfile reads so much, whatever the number of members says
+        raise FileFormatError(f"its table of contents has {length} bytes, too many for an agent")
     if disk or first or comment or here != members or offset + length + _END != size:
         raise FileFormatError("its end record is damaged, or a part of the file is missing")
 

@@ -250,6 +250,13 @@ def test_many_members_and_large_files_are_refused(monkeypatch: pytest.MonkeyPatc
     refused(saved("pole"), r"it has \d+ bytes, at most 1000 are allowed")
 
 
+def test_a_table_of_contents_longer_than_its_number_of_members_is_refused() -> None:
+    """The number is a lie that zipfile would not notice: it reads as far as the table is long."""
+    many = bytearray(archive_of({f"member{i:060}": b"" for i in range(6000)}))
+    many[-14:-10] = (5).to_bytes(2, "little") * 2
+    refused(bytes(many), r"its table of contents has \d+ bytes, too many for an agent")
+
+
 def test_one_array_named_many_times_does_not_multiply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

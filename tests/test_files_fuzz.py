@@ -196,7 +196,7 @@ def mutate(document: Any, data: st.DataObject) -> None:
         holder = holder[key]
     match data.draw(st.sampled_from(["replace", "delete", "add", "copy"])):
         case "replace":
-            holder[last] = data.draw(VALUES)
+            holder[last] = copy.deepcopy(data.draw(VALUES))  # it may be mutated in turn
         case "delete":
             del holder[last]
         case "add" if isinstance(holder, dict):
