@@ -21,6 +21,7 @@ class Read(Protocol):
     """Takes the values out of a recording."""
 
     needs_spikes: bool
+    in_units: bool  # whether the values are in the units of the source, or only in its order
 
     def n_values(self, network: SpikingNetwork) -> int:
         """How many values it reads from this network."""
@@ -48,6 +49,7 @@ class FinalPotential:
     average: bool = True
 
     needs_spikes = False
+    in_units = True
 
     def __post_init__(self) -> None:
         _freeze(self, "v_init", "scale", "offset")
@@ -85,6 +87,7 @@ class SpikeCount:
     signed: bool = False
 
     needs_spikes = False
+    in_units = True
 
     def __post_init__(self) -> None:
         _freeze(self, "scale", "offset")
@@ -115,6 +118,7 @@ class FirstSpike:
     """
 
     needs_spikes = True
+    in_units = False
 
     def n_values(self, network: SpikingNetwork) -> int:
         return network.n_out

@@ -181,7 +181,7 @@ REPORT = Record(
         "sim_steps": Whole(1, MAX_STEPS),
         "agreement": Maybe(_ESTIMATE),
         "action_error": Maybe(_ESTIMATE),
-        "value_error": _MEASURE,
+        "value_error": Maybe(_MEASURE),
         "by_steps": BySteps(_ESTIMATE),
         "target": _MEASURE,
         "steps_needed": Maybe(Whole(1, MAX_STEPS)),

@@ -35,7 +35,8 @@ class ConversionReport:
 
     agreement:    share of decisions equal to the source's; None for continuous actions.
     action_error: mean absolute error in % of the action range; None for discrete actions.
-    value_error:  mean absolute error of the values over their standard deviation.
+    value_error:  mean absolute error of the values over their standard deviation; None where the
+                  decoder gives only their order.
     by_steps:     agreement (or action error) after other numbers of steps.
     target:       what steps_needed aims at: least agreement, or largest action error in %.
     steps_needed: fewest steps tried that met the target, None if none did.
@@ -48,7 +49,7 @@ class ConversionReport:
     sim_steps: int
     agreement: Estimate | None
     action_error: Estimate | None
-    value_error: float
+    value_error: float | None
     by_steps: Mapping[int, Estimate]
     target: float
     steps_needed: int | None

@@ -73,8 +73,8 @@ def convert(
     rules: v_init (0.5 thresholds), encoder ("constant", "poisson", "equidistant"), decoder
     ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("copied": the last
     layer is the source's; "fitted": it is fitted by ridge regression to what the spiking layers
-    really send within T steps; "auto": fitted, unless copied does better on calibration
-    observations kept out of the fit), delay_steps (of every hidden layer), vecnormalize (path or
+    really send within T steps; "auto": whichever does best on calibration observations kept out
+    of the fit), delay_steps (of every hidden layer), vecnormalize (path or
     object), algo (the algorithm a file must be of), observation_space, action_space.
 
     Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
@@ -96,27 +96,25 @@ def convert(
     encoder = build.make_encoder(recipe, rows)
     hidden = build.make_hidden(stack, theta, encoder, recipe)
     last = build.last_layer(stack, theta, encoder)
-    fit = recipe.readout != "copied" and bool(hidden)
-    if fit:
+    penalty = None
+    if recipe.readout != "copied" and hidden:
         spiking = SpikingNetwork((*hidden, Dense(last.weight, last.bias, spiking=False)))
-        refitted = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
-        fit, last = refitted is not last, refitted
+        last, penalty = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
     values = stack.activations(rows)[-1]
     network, decoder = build.close_network(hidden, last, values, stack, recipe)
-    report = fidelity.make_report(
+    trial = fidelity.Trial(
         stack=stack,
         network=network,
-        read=decoder.values,
+        decoder=decoder,
         encoder=encoder,
         theta=theta,
-        fit=fit,
+        penalty=penalty,
         action_space=origin.action_space,
         sim_steps=sim_steps,
         calibration=rows,
         held_out=preprocessing(sets.held_out),
         episodes=sets.episodes,
         seed=seed,
-        warnings=notes,
     )
     return SpikingAgent(
         network=network,
@@ -132,10 +130,10 @@ def convert(
             "observations": sets.origin,
             "n_calibration": len(rows),
             "seed": seed,
-            "recipe": asdict(recipe),
+            "recipe": {**asdict(recipe), "penalty": penalty},
             "versions": _versions(),
         },
-        report=report,
+        report=fidelity.make_report(trial, notes),
     )
 
 
@@ -192,26 +190,34 @@ def _fitted(
     rows: FloatArray,
     recipe: build.Recipe,
     seed: int,
-) -> PlainLayer:
-    """The last layer fitted to the hidden layers' spikes; under "auto" only if that is better."""
+) -> tuple[PlainLayer, float | None]:
+    """The last layer fitted to the hidden layers' spikes, and the penalty of the fit.
+
+    "auto" compares copied weights and fits of several penalties on rows kept out of the fit.
+    """
     stack = origin.stack
     some, kept = fidelity.fitting_rows(rows, seed)
     both = np.concatenate([some, kept])
     counts = fidelity.recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
     rates, target = counts / recipe.sim_steps, stack.activations(both)[-1]
     n = len(some)
-    fitted = build.fitted(last, rates[:n], target[:n], stack.head)
+
+    def fit(penalty: float) -> PlainLayer:
+        return build.fitted(last, rates[:n], target[:n], stack.head, penalty)
+
     if recipe.readout == "fitted" or not len(kept):
-        return fitted
-    copied_quality, fitted_quality = (
-        fidelity.action_quality(
-            rates[n:] @ layer.weight.T + layer.bias, target[n:], stack, origin.action_space, None
-        ).value
-        for layer in (last, fitted)
-    )
-    if isinstance(origin.action_space, spaces.Box):
-        return last if copied_quality < fitted_quality else fitted
-    return last if copied_quality > fitted_quality else fitted
+        return fit(build.RIDGE[0]), build.RIDGE[0]
+    candidates: list[tuple[PlainLayer, float | None]] = [(fit(p), p) for p in build.RIDGE]
+    candidates.append((last, None))
+
+    def quality(candidate: tuple[PlainLayer, float | None]) -> float:
+        layer, _ = candidate
+        values = rates[n:] @ layer.weight.T + layer.bias
+        estimate = fidelity.action_quality(values, target[n:], stack, origin.action_space, None)
+        continuous = isinstance(origin.action_space, spaces.Box)
+        return -estimate.value if continuous else estimate.value
+
+    return max(candidates, key=quality)
 
 
 def _observe(

@@ -22,6 +22,7 @@ from spikerl.network import Dense, FloatArray, Reset, SpikingNetwork
 
 ENCODERS = ("constant", "poisson", "equidistant")
 READOUTS = ("auto", "fitted", "copied")
+RIDGE = (1e-4, 1e-2, 1.0)  # penalties tried; few observations want a large one
 DECODERS = ("potential", "spike_count", "signed_spike_count", "first_spike")
 
 
@@ -80,12 +81,14 @@ def last_layer(stack: PlainStack, theta: list[FloatArray], encoder: Encoder) -> 
     return PlainLayer(last.name, weight, last.bias, relu=False)
 
 
-def fitted(last: PlainLayer, rates: FloatArray, target: FloatArray, head: Head) -> PlainLayer:
+def fitted(
+    last: PlainLayer, rates: FloatArray, target: FloatArray, head: Head, penalty: float = RIDGE[0]
+) -> PlainLayer:
     """The last layer refitted so that rates [B, n] of the spiking net give target [B, n_out].
 
     Ridge regression towards the given weights (Hoerl & Kennard 1970): the change is penalised, in
-    units of the mean variance of the rates, just enough to keep directions without data unchanged.
-    Decisions that are close count more: see closeness().
+    units of the mean variance of the rates; the smallest penalty only keeps directions without data
+    unchanged. Decisions that are close count more: see closeness().
     """
     share = closeness(target, head)
     share = share / share.sum()
@@ -94,7 +97,7 @@ def fitted(last: PlainLayer, rates: FloatArray, target: FloatArray, head: Head) 
     spread = rates - centre
     weighted = spread.T * share
     covariance = weighted @ spread
-    ridge = 1e-4 * np.trace(covariance) / len(covariance) or 1.0
+    ridge = penalty * np.trace(covariance) / len(covariance) or 1.0
     slope = weighted @ (error - middle)
     change = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), slope).T
     return PlainLayer(
@@ -128,7 +131,8 @@ def close_network(
     "spike_count": the last layer spikes. All values are lifted by one offset above zero, divided by
                    one scale (argmax is unchanged), and both are undone when decoding.
     "signed_spike_count": a neuron for +value and one for -value.
-    "first_spike": as spike_count, but the earliest neuron wins; only for choices.
+    "first_spike": as spike_count with a threshold reached once, but the earliest neuron wins; only
+                   for choices, and for this number of steps.
     """
     if recipe.decoder == "potential":
         readout = Dense(last.weight, last.bias, spiking=False)
@@ -142,9 +146,13 @@ def close_network(
         weight, bias = np.concatenate([weight, -weight]), np.concatenate([bias, -bias])
         scale = float(np.abs(values).max()) or 1.0
     else:
+        first = recipe.decoder == "first_spike"
         span = float(values.max() - values.min()) or 1.0
-        offset = 0.1 * span - float(values.min())  # room below for values not seen
-        scale = float(values.max()) + offset
+        # Room below for values not seen. The earliest spike comes half-way through the window and
+        # that of the smallest value towards its end: 1.2 and 2.2 spans of current up to a threshold
+        # of T / 2 times the larger one.
+        offset = (1.2 if first else 0.1) * span - float(values.min())
+        scale = (float(values.max()) + offset) * (recipe.sim_steps / 2 if first else 1.0)
     head_layer = Dense(
         weight / scale,
         (bias + offset) / scale,

@@ -5,7 +5,9 @@ Imports the cpu back end through the registry, numpy and the network core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from numpy.typing import NDArray
 
 from spikerl import backends
 from spikerl.conversion.build import fitted, last_layer
-from spikerl.conversion.stack import PlainLayer, PlainStack
-from spikerl.decoding import Categorical
+from spikerl.conversion.stack import PlainStack
+from spikerl.decoding import Categorical, Decoder
 from spikerl.encoding import Encoder
 from spikerl.metrics import percent_of_range
 from spikerl.network import FloatArray, Recording, SpikingNetwork
@@ -29,7 +31,12 @@ TARGETS = {"agreement": 0.99, "action_error": 1.0}  # per cent of the range for 
 
 
 def recordings(
-    network: SpikingNetwork, encoder: Encoder, rows: FloatArray, sim_steps: int, seed: int
+    network: SpikingNetwork,
+    encoder: Encoder,
+    rows: FloatArray,
+    sim_steps: int,
+    seed: int,
+    record_spikes: bool = False,
 ) -> Recording:
     """One decision of sim_steps for every row, on the cpu back end."""
     parts = []
@@ -37,7 +44,8 @@ def recordings(
     with backends.get("cpu").compile(network, batch_size=min(BATCH, len(rows))) as session:
         for start in range(0, len(rows), BATCH):
             session.reset()
-            parts.append(session.run(encoder.encode(rows[start : start + BATCH], sim_steps, rng)))
+            drive = encoder.encode(rows[start : start + BATCH], sim_steps, rng)
+            parts.append(session.run(drive, record_spikes=record_spikes))
     return Recording.joined(parts)
 
 
@@ -89,111 +97,128 @@ def action_quality(
     return share((ours == theirs).reshape(len(ours), -1).all(axis=1), episodes)
 
 
-def make_report(
-    *,
-    stack: PlainStack,
-    network: SpikingNetwork,
-    read: Callable[[Recording], FloatArray],
-    encoder: Encoder,
-    theta: list[FloatArray],
-    fit: bool,
-    action_space: spaces.Space[Any],
-    sim_steps: int,
-    calibration: FloatArray,
-    held_out: FloatArray,
-    episodes: NDArray[np.int64] | None,
-    seed: int,
-    warnings: list[str],
-) -> ConversionReport:
-    """Measure the network on held-out rows [B, n_in]; see ConversionReport for the figures."""
-    source_values = stack.activations(held_out)[-1]
-    recording = recordings(network, encoder, held_out, sim_steps, seed + 2)
-    values = read(recording)
-    quality = action_quality(values, source_values, stack, action_space, episodes)
-    continuous = isinstance(action_space, spaces.Box)
-    target = TARGETS["action_error" if continuous else "agreement"]
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A finished conversion and what it is to be measured with.
 
-    by_steps = {sim_steps: quality}
-    if theta:
-        by_steps |= _longer(
-            stack,
-            network,
-            encoder,
-            theta,
-            fit,
-            action_space,
-            sim_steps,
-            calibration,
-            held_out,
-            episodes,
-            seed,
-            target,
+    theta:    [n] per hidden layer.
+    penalty:  of the fit of the last layer, None if it is copied.
+    calibration, held_out: rows [B, n_in]; episodes: [B] of the held-out ones, or None.
+    """
+
+    stack: PlainStack
+    network: SpikingNetwork
+    decoder: Decoder
+    encoder: Encoder
+    theta: list[FloatArray]
+    penalty: float | None
+    action_space: spaces.Space[Any]
+    sim_steps: int
+    calibration: FloatArray
+    held_out: FloatArray
+    episodes: NDArray[np.int64] | None
+    seed: int
+
+    @cached_property
+    def source_values(self) -> FloatArray:
+        """What the source gives for the held-out rows."""
+        return self.stack.activations(self.held_out)[-1]
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the action space is a Box."""
+        return isinstance(self.action_space, spaces.Box)
+
+    @property
+    def target(self) -> float:
+        """What steps_needed aims at."""
+        return TARGETS["action_error" if self.continuous else "agreement"]
+
+    def quality(self, values: FloatArray) -> Estimate:
+        """Agreement or action error of values for the held-out rows."""
+        return action_quality(
+            values, self.source_values, self.stack, self.action_space, self.episodes
         )
-    met = [t for t, e in by_steps.items() if _meets(e, target, continuous)]
-    error = np.abs(values - source_values)
+
+    def meets(self, estimate: Estimate) -> bool:
+        """Whether an agreement or error is good enough."""
+        value = estimate.value
+        return value <= self.target if self.continuous else value >= self.target
+
+
+def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
+    """Measure the network on the held-out rows; see ConversionReport for the figures."""
+    recording = _decisions(trial, trial.sim_steps)
+    values = trial.decoder.values(recording)
+    quality = trial.quality(values)
+    by_steps = {trial.sim_steps: quality}
+    for steps, longer_values in _longer(trial):
+        by_steps[steps] = trial.quality(longer_values)
+        if trial.meets(by_steps[steps]):
+            break
+    error = np.abs(values - trial.source_values)
     coarse = None
-    if isinstance(stack.head, Categorical):
-        coarse = _coarse_share(source_values, error, stack.head)
-    layers = _layer_reports(stack, theta, held_out, recording)
-    notes = [*warnings, *_advice(quality, continuous, coarse, layers, met, sim_steps, target)]
+    in_units = trial.decoder.read.in_units
+    if isinstance(trial.stack.head, Categorical) and in_units:
+        coarse = _coarse_share(trial.source_values, error, trial.stack.head)
+    layers = _layer_reports(trial, recording)
     return ConversionReport(
-        sim_steps=sim_steps,
-        agreement=None if continuous else quality,
-        action_error=quality if continuous else None,
-        value_error=float(error.mean() / (source_values.std() or 1.0)),
+        sim_steps=trial.sim_steps,
+        agreement=None if trial.continuous else quality,
+        action_error=quality if trial.continuous else None,
+        value_error=float(error.mean() / (trial.source_values.std() or 1.0)) if in_units else None,
         by_steps=by_steps,
-        target=target,
-        steps_needed=min(met) if met else None,
+        target=trial.target,
+        steps_needed=_enough(trial, by_steps),
         coarse=coarse,
         layers=layers,
-        calibration=len(calibration),
-        held_out=len(held_out),
-        episodes=0 if episodes is None else len(np.unique(episodes)),
-        warnings=tuple(notes),
+        calibration=len(trial.calibration),
+        held_out=len(trial.held_out),
+        episodes=0 if trial.episodes is None else len(np.unique(trial.episodes)),
+        warnings=(*notes, *_advice(trial, by_steps, coarse, layers)),
     )
 
 
-def _longer(
-    stack: PlainStack,
-    network: SpikingNetwork,
-    encoder: Encoder,
-    theta: list[FloatArray],
-    fit: bool,
-    action_space: spaces.Space[Any],
-    sim_steps: int,
-    calibration: FloatArray,
-    held_out: FloatArray,
-    episodes: NDArray[np.int64] | None,
-    seed: int,
-    target: float,
-) -> dict[int, Estimate]:
-    """What the same recipe gives with twice the steps, four times, ... until the target is met.
+def _decisions(trial: Trial, sim_steps: int) -> Recording:
+    return recordings(
+        trial.network,
+        trial.encoder,
+        trial.held_out,
+        sim_steps,
+        trial.seed + 2,
+        record_spikes=trial.decoder.read.needs_spikes,
+    )
 
-    The last layer is linear, so its values follow from the spikes of the last hidden layer; where
-    it is fitted, it is fitted anew for every number of steps, as a conversion with that T would.
+
+def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
+    """What the same recipe gives with twice the steps, four times, ...: steps and values.
+
+    A read-out is linear, so its values follow from the spikes of the last hidden layer; where it is
+    fitted, it is fitted anew for every number of steps, as a conversion with that T would. Other
+    decoders are simulated as they are.
     """
-    steps = [sim_steps * 2**k for k in range(1, 12) if sim_steps * 2**k <= LONGEST]
-    if not steps:
-        return {}
-    hidden = len(theta) - 1
-    source_values = stack.activations(held_out)[-1]
-    fit_rows, _ = fitting_rows(calibration, seed)
-    wanted = stack.activations(fit_rows)[-1]
-    found = {}
+    steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= LONGEST]
+    if not trial.decoder.read.in_units:
+        return  # its threshold was set for this number of steps
+    if not trial.theta or trial.network.readout.spiking:
+        for total in steps:
+            yield total, trial.decoder.values(_decisions(trial, total))
+        return
+    hidden = len(trial.theta) - 1
+    fit_rows, _ = fitting_rows(trial.calibration, trial.seed)
+    wanted = trial.stack.activations(fit_rows)[-1]
+    copied = last_layer(trial.stack, trial.theta, trial.encoder)
+    over = (trial.network, hidden, trial.encoder)
     for total, seen, ours in zip(
         steps,
-        rates_by_steps(network, hidden, encoder, fit_rows, steps, seed + 3),
-        rates_by_steps(network, hidden, encoder, held_out, steps, seed + 4),
+        rates_by_steps(*over, fit_rows, steps, trial.seed + 3),
+        rates_by_steps(*over, trial.held_out, steps, trial.seed + 4),
         strict=True,
     ):
-        last: PlainLayer = last_layer(stack, theta, encoder)
-        if fit:
-            last = fitted(last, seen, wanted, stack.head)
-        values = ours @ last.weight.T + last.bias
-        found[total] = action_quality(values, source_values, stack, action_space, episodes)
-        if _meets(found[total], target, isinstance(action_space, spaces.Box)):
-            break
-    return found
+        last = copied
+        if trial.penalty is not None:
+            last = fitted(copied, seen, wanted, trial.stack.head, trial.penalty)
+        yield total, ours @ last.weight.T + last.bias
 
 
 def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
@@ -203,8 +228,9 @@ def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatA
     return calibration[order[:n]], calibration[order[n : n + FIT_ROWS // 2]]
 
 
-def _meets(estimate: Estimate, target: float, continuous: bool) -> bool:
-    return estimate.value <= target if continuous else estimate.value >= target
+def _enough(trial: Trial, by_steps: dict[int, Estimate]) -> int | None:
+    """The fewest steps that met the target."""
+    return min((t for t, estimate in by_steps.items() if trial.meets(estimate)), default=None)
 
 
 def _coarse_share(source: FloatArray, error: FloatArray, head: Categorical) -> float:
@@ -218,11 +244,10 @@ def _coarse_share(source: FloatArray, error: FloatArray, head: Categorical) -> f
     return float(close.mean())
 
 
-def _layer_reports(
-    stack: PlainStack, theta: list[FloatArray], held_out: FloatArray, recording: Recording
-) -> tuple[LayerReport, ...]:
+def _layer_reports(trial: Trial, recording: Recording) -> tuple[LayerReport, ...]:
     found = []
-    hidden = zip(stack.layers, theta, stack.activations(held_out), recording.counts, strict=False)
+    activations = trial.stack.activations(trial.held_out)
+    hidden = zip(trial.stack.layers, trial.theta, activations, recording.counts, strict=False)
     for layer, largest, activation, counts in hidden:
         beyond = (activation > largest).mean(axis=0)
         found.append(
@@ -238,34 +263,27 @@ def _layer_reports(
 
 
 def _advice(
-    quality: Estimate,
-    continuous: bool,
+    trial: Trial,
+    by_steps: dict[int, Estimate],
     coarse: float | None,
     layers: tuple[LayerReport, ...],
-    met: list[int],
-    sim_steps: int,
-    target: float,
 ) -> Iterator[str]:
-    if coarse is not None and quality.value < target and coarse > 0.01:
-        yield (
-            f"the network is too coarse for its action gaps: on {coarse:.0%} of the held-out "
-            "observations the best two actions are closer than its error; "
-            + (
-                f"sim_steps={min(met)} would reach {target:.0%}"
-                if met
-                else f"no T up to {LONGEST} reached {target:.0%}"
+    goal = f"{trial.target:g} % error" if trial.continuous else f"{trial.target:.0%} agreement"
+    enough = _enough(trial, by_steps)
+    remedy = (
+        f"{goal} needs sim_steps={enough}" if enough else f"no T up to {max(by_steps)} gave {goal}"
+    )
+    if not trial.meets(by_steps[trial.sim_steps]):
+        if coarse is not None and coarse > 0.01:
+            yield (
+                f"the network is too coarse for its action gaps: on {coarse:.0%} of the held-out "
+                f"observations the best two actions are closer than its error; {remedy}"
             )
-        )
-    elif not _meets(quality, target, continuous):
-        goal = f"{target:g} % error" if continuous else f"{target:.0%} agreement"
-        yield (
-            f"{goal} needs sim_steps={min(met)}"
-            if met
-            else f"{goal} was not reached with any T up to {LONGEST}"
-        )
+        else:
+            yield remedy
     for layer in layers:
         if layer.silent == layer.neurons:
-            yield f"{layer.name}: all neurons are silent at T = {sim_steps}; raise sim_steps"
+            yield f"{layer.name}: all neurons are silent at T = {trial.sim_steps}; raise sim_steps"
         elif layer.saturated > layer.neurons // 10:
             yield (
                 f"{layer.name}: {layer.saturated} of {layer.neurons} neurons saturate; a higher "

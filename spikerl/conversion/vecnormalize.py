@@ -27,7 +27,7 @@ _NUMPY = {
 
 
 class _Shell:
-    """Stands for any class the file names: takes whatever it is given and does nothing."""
+    """Stands for any class or function the file names: takes whatever it is given, does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Shell:
         return super().__new__(cls)
@@ -39,6 +39,15 @@ class _Shell:
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.__dict__.update(part)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
 
 
 class _Statistics(pickle.Unpickler):
