@@ -110,7 +110,17 @@ def checked_sim_steps(sim_steps: Any) -> list[str]:
     return [f"sim_steps must be a whole number >= 1, found {sim_steps!r}"]
 
 
+def checked_seed(seed: Any) -> list[str]:
+    """The problem with a seed, if there is one; None lets chance decide."""
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if seed is None or (whole and seed >= 0):
+        return []
+    return [f"seed must be None or a whole number >= 0, found {seed!r}"]
+
+
 def _head_problems(head: Head, space: spaces.Space[Any]) -> list[str]:
+    if np.any(getattr(space, "start", 0)):
+        return [f"the action space {space} does not start at 0, as SB3's policies do"]
     if isinstance(space, spaces.Discrete):
         fits = isinstance(head, Categorical) and not head.multi and head.nvec == (int(space.n),)
     elif isinstance(space, spaces.MultiDiscrete):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spikerl import backends
-from spikerl.agent import SpikingAgent, checked_sim_steps
+from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
 from spikerl.backends.base import Backend
 from spikerl.errors import SessionClosed, ShapeError, SpikerlError
 from spikerl.network import FloatArray, Recording
@@ -53,8 +53,8 @@ class HardwarePolicy:
             )
         self.agent = agent if isinstance(agent, SpikingAgent) else SpikingAgent.load(agent)
         self.sim_steps = self.agent.sim_steps if sim_steps is None else sim_steps
-        if problems := checked_sim_steps(self.sim_steps):
-            raise SpikerlError(problems[0])
+        if problems := checked_sim_steps(self.sim_steps) + checked_seed(seed):
+            raise SpikerlError("; ".join(problems))
         self.backend = backends.get(backend) if isinstance(backend, str) else backend
         self.recording: Recording | None = None
         self._rng = np.random.default_rng(seed)

@@ -158,7 +158,7 @@ def walker() -> SpikingAgent:
 
 
 def racer() -> SpikingAgent:
-    """First spikes decide among shifted actions, with exploration; equidistant input."""
+    """First spikes decide, with exploration; equidistant input."""
     space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     return SpikingAgent(
         network=SpikingNetwork((Dense(weights(1, 3, 2), weights(2, 3)),)),
@@ -167,7 +167,7 @@ def racer() -> SpikingAgent:
         decoder=Decoder(FirstSpike(), Categorical((3,), sampling="epsilon", epsilon=0.1)),
         sim_steps=9,
         observation_space=space,
-        action_space=spaces.Discrete(3, start=-1, dtype=np.int32),
+        action_space=spaces.Discrete(3, dtype=np.int32),
     )
 
 

@@ -128,3 +128,11 @@ def test_saving_and_loading_are_methods(tmp_path: Any) -> None:
     agent = replace(pole(), network=network)
     agent.save(str(tmp_path / "agent.spk"))
     assert SpikingAgent.load(tmp_path / "agent.spk").network.fingerprint() == network.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(2, start=1), spaces.MultiDiscrete([2], start=[3])]
+)
+def test_actions_that_do_not_start_at_zero_are_refused(space: Any) -> None:
+    with pytest.raises(SpikerlError, match="does not start at 0"):
+        replace(pole(), action_space=space)

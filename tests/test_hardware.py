@@ -330,3 +330,9 @@ def test_sampling_is_refused_where_the_noise_is_unknown() -> None:
         assert policy.predict(np.zeros(2))[0].shape == (1, 2)
         with pytest.raises(SpikerlError, match="explored with gSDE"):
             policy.predict(np.zeros(2), deterministic=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_a_seed_that_is_no_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(SpikerlError, match="seed must be None or a whole number >= 0"):
+        policy_of(pole(), seed=seed)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from spikerl.agent import SpikingAgent, checked_sim_steps
+from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
 from spikerl.conversion import build, fidelity
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source, verify
@@ -86,6 +86,7 @@ def convert(
         threshold=threshold,
         percentile=percentile,
         n_calibration=n_calibration,
+        seed=seed,
     )
     origin = open_source(source, env, options)
     sets, notes = _observe(origin, observations, env, n_calibration, seed)
@@ -150,7 +151,7 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         ("readout", options["readout"], build.READOUTS),
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
-    problems += checked_sim_steps(given["sim_steps"])
+    problems += checked_sim_steps(given["sim_steps"]) + checked_seed(given["seed"])
     problems += [
         f"{name} is {value!r}; wanted one of {', '.join(wanted)}"
         for name, value, wanted in choices
