@@ -10,7 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -20,9 +22,7 @@ from spikerl.conversion.checkpoints import load_checkpoint
 from spikerl.conversion.environments import maker, todays_id
 from spikerl.conversion.stack import PlainStack, plain_stack
 from spikerl.conversion.vecnormalize import statistics
-from spikerl.decoding import Categorical
 from spikerl.errors import ConversionError
-from spikerl.metrics import percent_of_range
 from spikerl.preprocessing import Observation, Preprocessing, from_space
 
 
@@ -30,7 +30,7 @@ from spikerl.preprocessing import Observation, Preprocessing, from_space
 class Source:
     """A policy taken apart, and where it can be watched.
 
-    predict:       the source's own predict, or None for a bare torch module.
+    act:           lets the source act on raw observations.
     environment:   makes the environment it was trained in; None where unknown.
     replay_buffer: what off-policy training left, or None.
     """
@@ -39,7 +39,7 @@ class Source:
     preprocessing: Preprocessing
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
-    predict: Callable[..., Any] | None = None
+    act: Callable[[Observation], Any]
     env_id: str | None = None
     environment: Callable[[], Callable[[], gym.Env[Any, Any]]] | None = None
     replay_buffer: Any = None
@@ -89,29 +89,38 @@ def open_source(source: Any, env: Any, options: Mapping[str, Any]) -> Source:
 
 
 def verify(source: Source, observations: Observation) -> None:
-    """Check that the stack acts as the source does; raises ConversionError where it does not.
+    """Check that the stack computes what the source does; raises ConversionError where it does not.
 
-    A custom feature extractor may do more in forward() than its layers show: this finds out.
+    A custom feature extractor may do more in forward() than its layers show: this finds out, by
+    watching the outputs of the source's last linear modules.
     """
-    if source.predict is None:
-        return
-    theirs, _ = source.predict(source.preprocessing.normalized(observations), deterministic=True)
-    values = source.stack.activations(source.preprocessing(observations))[-1]
-    ours = source.stack.head.action(values, True, np.random.default_rng(0))
-    if isinstance(source.action_space, spaces.Box):
-        wrong = float(percent_of_range(ours - theirs, source.action_space).max()) > 0.1
-    else:
-        differs = (ours != theirs).reshape(len(ours), -1).any(axis=1)
-        if isinstance(source.stack.head, Categorical):
-            # float32 against float64: only a tie may fall on the other side
-            best = np.sort(values, axis=1)
-            differs &= best[:, -1] - best[:, -2] > 1e-4 * np.abs(values).max()
-        wrong = bool(differs.any())
-    if wrong:
+    theirs = _outputs(source, observations)
+    ours = source.stack.activations(source.preprocessing(observations))[-1]
+    # QR-DQN: all quantiles of all actions come out, their mean counts
+    theirs = theirs.reshape(len(ours), -1, ours.shape[1]).mean(axis=1)
+    if not np.allclose(ours, theirs, rtol=0, atol=1e-4 * max(1e-3, float(np.abs(theirs).max()))):
         raise ConversionError(
-            "the layers found do not reproduce the policy's actions: its forward() does something "
+            "the layers found do not reproduce the policy's outputs: its forward() does something "
             "they do not show (a custom feature extractor?), so it cannot be converted"
         )
+
+
+def _outputs(source: Source, observations: Observation) -> NDArray[np.float64]:
+    """What the source's last linear modules give, side by side: [B, n]."""
+    seen: dict[nn.Module, NDArray[np.float64]] = {}
+
+    def watch(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        seen[module] = output.detach().cpu().numpy().astype(np.float64)
+
+    hooks = [module.register_forward_hook(watch) for module in source.stack.outputs]
+    try:
+        source.act(observations)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(seen) < len(source.stack.outputs):
+        raise ConversionError("acting, the policy does not use the layers found in it")
+    return np.concatenate([seen[module] for module in source.stack.outputs], axis=1)
 
 
 def _from_model(
@@ -141,14 +150,14 @@ def _from_policy(
 ) -> Source:
     policy.set_training_mode(False)
     stack = plain_stack(policy, policy.action_space, epsilon)
+    scale_images = getattr(policy, "normalize_images", True)
+    preprocessing = _preprocessing(policy.observation_space, normalizer, scale_images, stack)
     return Source(
         stack=stack,
-        preprocessing=_preprocessing(
-            policy.observation_space, normalizer, getattr(policy, "normalize_images", True), stack
-        ),
+        preprocessing=preprocessing,
         observation_space=policy.observation_space,
         action_space=policy.action_space,
-        predict=policy.predict,
+        act=lambda raw: policy.predict(preprocessing.normalized(raw), deterministic=True),
         details=details,
         **where,
     )
@@ -162,11 +171,14 @@ def _from_module(module: nn.Module, normalizer: Any, options: Mapping[str, Any])
         )
     module.eval()
     stack = plain_stack(module, options["action_space"], 0.0)
+    preprocessing = _preprocessing(options["observation_space"], normalizer, True, stack)
+    first = next(module.parameters())
     return Source(
         stack=stack,
-        preprocessing=_preprocessing(options["observation_space"], normalizer, True, stack),
+        preprocessing=preprocessing,
         observation_space=options["observation_space"],
         action_space=options["action_space"],
+        act=lambda raw: module(torch.as_tensor(preprocessing(raw)).to(first)),
         details={"module": type(module).__name__},
     )
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib.ars.policies import ARSPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common import distributions
@@ -43,10 +44,14 @@ class PlainLayer:
 
 @dataclass(frozen=True, eq=False)
 class PlainStack:
-    """Linear layers, ReLU after all but the last, and the head that acts on the outputs."""
+    """Linear layers, ReLU after all but the last, and the head that acts on the outputs.
+
+    outputs: the source's last linear modules; what they give is what the last layer must give.
+    """
 
     layers: tuple[PlainLayer, ...]
     head: Head
+    outputs: tuple[nn.Module, ...]
 
     def activations(self, rows: FloatArray) -> list[FloatArray]:
         """The output [B, n] of every layer for rows [B, n_in]."""
@@ -66,40 +71,34 @@ def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: flo
     Raises ConversionError naming every layer that cannot be converted.
     """
     if not isinstance(policy, BasePolicy):
-        return PlainStack(_layers([("", policy)]), _bare_head(action_space))
+        return _stack([("", policy)], _bare_head(action_space))
     if isinstance(policy, DQNPolicy):
-        return PlainStack(
-            _layers(
-                [
-                    ("q_net.features_extractor", policy.q_net.features_extractor),
-                    ("q_net.q_net", policy.q_net.q_net),
-                ]
-            ),
+        return _stack(
+            [
+                ("q_net.features_extractor", policy.q_net.features_extractor),
+                ("q_net.q_net", policy.q_net.q_net),
+            ],
             _greedy_head(action_space, epsilon),
         )
     if isinstance(policy, QRDQNPolicy):
         return _quantiles(policy.quantile_net, action_space, epsilon)
-    if isinstance(policy, ActorCriticPolicy) and isinstance(policy.mlp_extractor, MlpExtractor):
-        return PlainStack(
-            _layers(
-                [
-                    ("pi_features_extractor", policy.pi_features_extractor),
-                    ("mlp_extractor.policy_net", policy.mlp_extractor.policy_net),
-                    ("action_net", policy.action_net),
-                ]
-            ),
+    if _feed_forward(policy):
+        return _stack(
+            [
+                ("pi_features_extractor", policy.pi_features_extractor),
+                ("mlp_extractor.policy_net", policy.mlp_extractor.policy_net),
+                ("action_net", policy.action_net),
+            ],
             _actor_critic_head(policy, action_space),
         )
     if isinstance(policy, (SACPolicy, TQCPolicy)):
         return _squashed_gaussian(policy.actor, action_space)
     if isinstance(policy, TD3Policy):
-        return PlainStack(
-            _layers(
-                [
-                    ("actor.features_extractor", policy.actor.features_extractor),
-                    *_without_tanh("actor.mu", policy.actor.mu),
-                ]
-            ),
+        return _stack(
+            [
+                ("actor.features_extractor", policy.actor.features_extractor),
+                *_without_tanh("actor.mu", policy.actor.mu),
+            ],
             _box_head(action_space, squash="tanh"),
         )
     if isinstance(policy, ARSPolicy):
@@ -110,6 +109,20 @@ def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: flo
     )
 
 
+def _feed_forward(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
+    """Whether it is an actor-critic policy that is nothing but its MLP."""
+    return (
+        isinstance(policy, ActorCriticPolicy)
+        and not isinstance(policy, RecurrentActorCriticPolicy)
+        and isinstance(policy.mlp_extractor, MlpExtractor)
+    )
+
+
+def _stack(chain: Named, head: Head) -> PlainStack:
+    last = [module for _, module in _leaves(chain) if isinstance(module, nn.Linear)][-1:]
+    return PlainStack(_layers(chain), head, tuple(last))
+
+
 def _layers(chain: Named) -> tuple[PlainLayer, ...]:
     layers: list[PlainLayer] = []
     problems: list[str] = []
@@ -117,6 +130,8 @@ def _layers(chain: Named) -> tuple[PlainLayer, ...]:
         kind = type(module).__name__
         if isinstance(module, nn.Linear):
             layer = PlainLayer(name, _array(module.weight), _bias(module), relu=False)
+            if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+                problems.append(f"{name}: weights or biases are NaN or infinite")
             if layers and not layers[-1].relu:  # nothing between two linear maps: they are one
                 before = layers.pop()
                 layer = PlainLayer(
@@ -169,13 +184,14 @@ def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
             np.concatenate([mean[-1].bias, spread[-1].bias]),
             relu=False,
         )
-        return PlainStack((*mean[:-1], last), _box_head(space, squash="tanh", noise="read"))
+        head = _box_head(space, squash="tanh", noise="read")
+        return PlainStack((*mean[:-1], last), head, (actor.mu, actor.log_std))
     mu, limit = actor.mu, None
     if isinstance(mu, nn.Sequential) and isinstance(mu[-1], nn.Hardtanh):
         limit = float(mu[-1].max_val)
         mu = mu[0]
     head = _box_head(space, squash="tanh", noise="unknown", mean_limit=limit)
-    return PlainStack(_layers([*chain, ("actor.mu.0" if limit else "actor.mu", mu)]), head)
+    return _stack([*chain, ("actor.mu.0" if limit else "actor.mu", mu)], head)
 
 
 def _random_search(policy: ARSPolicy, space: spaces.Space[Any]) -> PlainStack:
@@ -188,16 +204,16 @@ def _random_search(policy: ARSPolicy, space: spaces.Space[Any]) -> PlainStack:
         net = _without_tanh("action_net", policy.action_net)
     else:
         head = _box_head(space, squash="clip")
-    return PlainStack(_layers([("features_extractor", policy.features_extractor), *net]), head)
+    return _stack([("features_extractor", policy.features_extractor), *net], head)
 
 
 def _quantiles(net: Any, space: spaces.Space[Any], epsilon: float) -> PlainStack:
-    *hidden, last = _layers(
-        [
-            ("quantile_net.features_extractor", net.features_extractor),
-            ("quantile_net.quantile_net", net.quantile_net),
-        ]
-    )
+    chain = [
+        ("quantile_net.features_extractor", net.features_extractor),
+        ("quantile_net.quantile_net", net.quantile_net),
+    ]
+    stack = _stack(chain, _greedy_head(space, epsilon))
+    *hidden, last = stack.layers
     # SB3 views the outputs as [B, n_quantiles, n_actions] and averages over the quantiles
     n_actions = int(space.n)  # type: ignore[attr-defined]
     mean = PlainLayer(
@@ -206,7 +222,7 @@ def _quantiles(net: Any, space: spaces.Space[Any], epsilon: float) -> PlainStack
         last.bias.reshape(-1, n_actions).mean(axis=0),
         relu=False,
     )
-    return PlainStack((*hidden, mean), _greedy_head(space, epsilon))
+    return PlainStack((*hidden, mean), stack.head, stack.outputs)
 
 
 def _actor_critic_head(policy: ActorCriticPolicy, space: spaces.Space[Any]) -> Head:

@@ -1,0 +1,370 @@
+"""convert(): every algorithm, every rule, and what it says about the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch
+from gymnasium import spaces
+from policies import KINDS, RELU, Spaces, box, model
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+import spikerl
+from spikerl import metrics
+from spikerl.errors import ConversionError, ShapeError
+
+FEW = 400  # calibration observations: enough for nets of 16 neurons
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> Any:
+    """A DQN on CartPole and on-policy observations of other episodes."""
+    source = model("dqn")
+    env = make_vec_env("CartPole-v1", n_envs=4, seed=99)
+    seen, observation = [], env.reset()
+    for _ in range(100):
+        seen.append(observation.copy())
+        observation, *_ = env.step(source.predict(observation, deterministic=True)[0])
+    return source, np.concatenate(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_algorithm_acts_as_its_source_given_many_steps(kind: str) -> None:
+    agent = spikerl.convert(model(kind), sim_steps=512, n_calibration=FEW)
+    report = agent.report
+    assert report is not None
+    assert report.held_out == 2000
+    if report.agreement is not None:
+        assert report.agreement.value > 0.9
+        assert report.agreement.low < report.agreement.value <= report.agreement.high
+    else:
+        assert report.action_error is not None
+        assert report.action_error.value < 1.0
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+def test_more_steps_are_more_faithful(kind: str) -> None:
+    source = model(kind)
+    errors = []
+    for steps in (4, 32, 256):
+        agent = spikerl.convert(source, sim_steps=steps, n_calibration=FEW, readout="copied")
+        assert agent.report is not None
+        errors.append(agent.report.value_error)
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_the_values_are_those_of_the_source(cartpole: Any) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations, sim_steps=1000)
+    with torch.no_grad():
+        wanted = source.policy.q_net(torch.as_tensor(observations)).numpy()
+    with spikerl.HardwarePolicy(agent, "reference", n_envs=len(observations)) as policy:
+        values = policy.values(observations)
+    assert np.abs(values - wanted).mean() < 0.02 * wanted.std()
+
+
+def test_the_report_holds_what_a_policy_measures(cartpole: Any) -> None:
+    """The report's agreement is that of HardwarePolicy on the held-out observations."""
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations, sim_steps=16)
+    with spikerl.HardwarePolicy(agent) as policy:
+        everywhere = metrics.agreement(policy, source, observations)
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert abs(everywhere.value - agent.report.agreement.value) < 0.15
+    assert agent.report.calibration + agent.report.held_out == len(observations)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("threshold", ["neuron", "layer", "model"])
+def test_every_threshold_and_reset_rule_converts(cartpole: Any, reset: Any, threshold: str) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(
+        source, observations=observations, sim_steps=400, reset=reset, threshold=threshold
+    )
+    assert agent.network.neuron_layers[0].reset == reset
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.value > 0.8
+
+
+def test_the_maximum_is_a_threshold_no_calibration_activation_exceeds(cartpole: Any) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations, percentile=100)
+    assert agent.report is not None
+    weight = agent.network.layers[0].weight
+    hidden = np.maximum(observations @ weight.T + agent.network.layers[0].bias, 0)
+    assert hidden.max() <= 1.2  # held-out observations may go beyond, a little
+
+
+def test_a_fitted_read_out_is_closer_than_a_copied_one(cartpole: Any) -> None:
+    source, observations = cartpole
+    error = {}
+    for readout in ("copied", "fitted"):
+        agent = spikerl.convert(source, observations=observations, sim_steps=8, readout=readout)
+        assert agent.report is not None
+        error[readout] = agent.report.value_error
+    assert error["fitted"] < error["copied"]
+
+
+@pytest.mark.parametrize("encoder", ["constant", "poisson", "equidistant"])
+@pytest.mark.parametrize("decoder", ["potential", "spike_count", "signed_spike_count"])
+def test_encoders_and_decoders_keep_the_values(cartpole: Any, encoder: str, decoder: str) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(
+        source, observations=observations, sim_steps=800, encoder=encoder, decoder=decoder
+    )
+    assert agent.report is not None
+    assert agent.report.value_error is not None
+    assert agent.report.value_error < (0.7 if encoder == "poisson" else 0.35)
+
+
+def test_a_q_function_that_is_always_negative_is_decoded_from_spike_counts() -> None:
+    net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    torch.manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    net[2].bias.data -= 50.0
+    observations = np.random.default_rng(0).uniform(-1, 1, (600, 2)).astype(np.float32)
+    with torch.no_grad():
+        values = net(torch.as_tensor(observations)).numpy()
+    assert values.max() < 0
+    for decoder in ("spike_count", "signed_spike_count"):
+        agent = spikerl.convert(
+            net,
+            observations=observations,
+            observation_space=box(2),
+            action_space=spaces.Discrete(3),
+            sim_steps=2000,
+            decoder=decoder,
+        )
+        with spikerl.HardwarePolicy(agent) as policy:
+            decoded = policy.values(observations[:50])
+        assert np.abs(decoded - values[:50]).mean() < 0.5
+
+
+def test_the_first_spike_orders_the_actions(cartpole: Any) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations, sim_steps=400, decoder="first_spike")
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.value > 0.8
+    with pytest.raises(ConversionError, match="cannot give continuous"):
+        spikerl.convert(model("sac"), n_calibration=FEW, decoder="first_spike")
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    prints = [
+        spikerl.convert(model("dqn"), n_calibration=FEW, seed=seed).network.fingerprint()
+        for seed in (0, 0, 1)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_plain_module_needs_its_spaces_named() -> None:
+    with pytest.raises(ConversionError, match="observation_space and action_space"):
+        spikerl.convert(nn.Sequential(nn.Linear(2, 2)), observations=np.zeros((20, 2)))
+
+
+OBSERVATIONS = {
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "multi-binary": spaces.MultiBinary(6),
+    "image, channels first": spaces.Box(0, 255, (1, 36, 36), np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", OBSERVATIONS)
+def test_observations_are_preprocessed_as_sb3_does(name: str) -> None:
+    env = Spaces(OBSERVATIONS[name], spaces.Discrete(3))
+    source = sb3.PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, policy_kwargs=dict(RELU))
+    agent = spikerl.convert(
+        source,
+        env=lambda: Spaces(OBSERVATIONS[name], spaces.Discrete(3)),
+        n_calibration=FEW,
+        sim_steps=256,
+    )
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.value > 0.9
+
+
+def test_dict_observations_of_vectors_are_joined() -> None:
+    space = spaces.Dict({"b": box(2), "a": spaces.Discrete(3)})
+    source = sb3.PPO(
+        "MultiInputPolicy",
+        Spaces(space, spaces.Discrete(3)),
+        n_steps=8,
+        batch_size=8,
+        seed=0,
+        policy_kwargs=dict(RELU),
+    )
+    agent = spikerl.convert(
+        source, env=lambda: Spaces(space, spaces.Discrete(3)), n_calibration=FEW, sim_steps=256
+    )
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.value > 0.9
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)], ids=["multi", "binary"]
+)
+def test_actions_of_several_choices_are_converted(space: Any) -> None:
+    source = sb3.PPO(
+        "MlpPolicy",
+        Spaces(box(4), space),
+        n_steps=8,
+        batch_size=8,
+        seed=0,
+        policy_kwargs=dict(RELU),
+    )
+    agent = spikerl.convert(
+        source, env=lambda: Spaces(box(4), space), n_calibration=FEW, sim_steps=512
+    )
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.value > 0.75
+
+
+def test_vec_normalize_is_taken_along() -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2, seed=0))
+    source = sb3.PPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0, policy_kwargs=dict(RELU))
+    source.learn(500)
+    env.training = False
+    agent = spikerl.convert(source, sim_steps=256, n_calibration=FEW)
+    raw = env.venv.reset()
+    with spikerl.HardwarePolicy(agent) as policy:
+        error = metrics.action_error(policy, source, raw)
+        action, _ = policy.predict(raw)
+    assert error.value < 1.0
+    wanted, _ = source.predict(env.normalize_obs(raw), deterministic=True)
+    assert np.allclose(action, wanted, atol=0.1)
+
+
+def test_a_training_environment_is_not_disturbed() -> None:
+    source = model("dqn")
+    source.learn(50)
+    before, last = source.get_env(), source._last_obs.copy()
+    steps = before.envs[0].get_wrapper_attr("_elapsed_steps")
+    spikerl.convert(source, n_calibration=FEW)
+    assert np.array_equal(source._last_obs, last)
+    assert before.envs[0].get_wrapper_attr("_elapsed_steps") == steps
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_tanh_layers_are_refused_by_name_all_at_once() -> None:
+    source = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu")
+    with pytest.raises(ConversionError) as caught:
+        spikerl.convert(source)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "mlp_extractor.policy_net.1",
+        "mlp_extractor.policy_net.3",
+    ]
+
+
+def test_recurrent_and_maskable_policies_are_refused_by_name() -> None:
+    for algorithm, policy in (
+        (sb3_contrib.RecurrentPPO, "MlpLstmPolicy"),
+        (sb3_contrib.MaskablePPO, "MlpPolicy"),
+    ):
+        source = algorithm(
+            policy, "CartPole-v1", n_steps=128, policy_kwargs=dict(RELU), device="cpu"
+        )
+        with pytest.raises(ConversionError, match="is not a policy spikerl can convert"):
+            spikerl.convert(source)
+
+
+def test_convolutions_are_refused_by_name() -> None:
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    source = sb3.DQN("CnnPolicy", Spaces(space, spaces.Discrete(2)), buffer_size=10, device="cpu")
+    with pytest.raises(ConversionError, match=r"features_extractor\.cnn\.0: Conv2d"):
+        spikerl.convert(source)
+
+
+class Doubling(sb3.common.torch_layers.FlattenExtractor):
+    """An extractor whose layers do not show what it does."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return -2.0 * super().forward(observations)
+
+
+def test_an_extractor_that_does_more_than_its_layers_is_found_out() -> None:
+    source = model("dqn", policy_kwargs={"features_extractor_class": Doubling})
+    with pytest.raises(ConversionError, match="do not reproduce the policy's outputs"):
+        spikerl.convert(source, n_calibration=FEW)
+
+
+def test_all_bad_arguments_are_named_at_once() -> None:
+    with pytest.raises(ConversionError) as caught:
+        spikerl.convert(
+            model("dqn"),
+            sim_steps=0,
+            reset="soft",  # type: ignore[arg-type]
+            threshold="best",
+            percentile=0,
+            n_calibration=0,
+            seed=-1,
+            v_init=2,
+            encoder="morse",
+            colour="red",
+        )
+    text = str(caught.value)
+    for word in (
+        "sim_steps",
+        "soft",
+        "best",
+        "percentile",
+        "n_calibration",
+        "seed",
+        "v_init",
+        "morse",
+        "colour",
+    ):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        (np.zeros((0, 4), np.float32), "the calibration set is empty"),
+        (np.zeros((5, 4), np.float32), "too few"),
+        (np.zeros((50, 3), np.float32), "has shape"),
+        (np.full((50, 4), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_observations_that_cannot_be_used_are_refused(observations: Any, message: str) -> None:
+    with pytest.raises((ConversionError, ShapeError), match=message):
+        spikerl.convert(model("dqn"), observations=observations)
+
+
+def test_weights_that_are_nan_are_refused() -> None:
+    source = model("dqn")
+    source.policy.q_net.q_net[2].weight.data[0, 0] = np.nan
+    with pytest.raises(spikerl.SpikerlError, match=r"q_net\.q_net\.2.*NaN"):
+        spikerl.convert(source, n_calibration=FEW)
+
+
+def test_a_dead_layer_is_refused_by_name() -> None:
+    source = model("dqn")
+    source.policy.q_net.q_net[2].bias.data[:] = -1000.0
+    with pytest.raises(ConversionError, match=r"q_net\.q_net\.2: no neuron is active"):
+        spikerl.convert(source, n_calibration=FEW)
+
+
+def test_without_anything_to_calibrate_on_it_says_what_to_pass() -> None:
+    with pytest.raises(ConversionError, match=r"pass observations= .* or env="):
+        spikerl.convert(model("dqn").policy)
+
+
+def test_an_environment_of_other_observations_is_refused() -> None:
+    with pytest.raises(ConversionError, match="have shape"):
+        spikerl.convert(model("dqn"), env="Pendulum-v1")
