@@ -1,0 +1,161 @@
+"""The command line, as a person and as a machine use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from policies import model
+
+import spikerl
+from spikerl.evaluation import evaluate
+
+ROOT = Path(__file__).parent.parent
+AGENT = ROOT / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
+
+
+def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "spikerl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+
+
+def test_convert_saves_an_agent_that_acts(tmp_path: Path) -> None:
+    target = tmp_path / "agent.spk"
+    done = run("convert", AGENT, "-o", target, "-T", 16, "--n-calibration", 500)
+    assert done.returncode == 0, done.stderr
+    assert "spiking network 4-64-64-2" in done.stdout
+    assert "agreement at T = 16" in done.stdout
+    with spikerl.HardwarePolicy(target) as policy:
+        assert policy.predict(np.zeros(4, np.float32))[0] in (0, 1)
+
+
+def test_convert_prints_one_json_document() -> None:
+    done = run("convert", AGENT, "--n-calibration", 500, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert 0 < report["agreement"]["low"] <= report["agreement"]["value"] <= 1
+
+
+def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
+    done = run("evaluate", AGENT, "--episodes", 2, "-T", 16)
+    assert done.returncode == 0, done.stderr
+    assert "original (dqn)" in done.stdout
+    assert "spiking (cpu, T=16)" in done.stdout
+    assert "agreement on the states visited" in done.stdout
+
+
+def test_evaluate_prints_one_json_document(tmp_path: Path) -> None:
+    done = run("evaluate", AGENT, "--episodes", 2, "--seed", 5, "--backend", "torch", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["seeds"] == [5, 6]
+    assert result["backend"] == "torch"
+    assert result["original"]["returns"] == [500.0, 500.0]
+
+
+def test_backends_are_listed_with_what_they_can_do() -> None:
+    table, machine = run("backends"), run("backends", "--json")
+    for name in ("cpu", "reference", "torch"):
+        assert name in table.stdout
+        assert json.loads(machine.stdout)[name]["usable"]
+    assert json.loads(machine.stdout)["cpu"]["capabilities"]["exactness"] == "potentials"
+
+
+def test_bench_prints_ratios() -> None:
+    done = run("bench", "--net", "4-8-2", "--seconds", 0.1, "--backend", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["backend"] for row in rows} >= {"cpu", "sb3 predict", "torch loop"}
+    assert all(row["ratio_to_sb3"] > 0 for row in rows)
+    assert "x SB3" in run("bench", "--net", "4-8-2", "--seconds", 0.1, "--backend", "cpu").stdout
+
+
+def tanh_agent(folder: Path) -> Path:
+    import stable_baselines3 as sb3
+
+    file = folder / "tanh.zip"
+    sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu").save(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", AGENT, "--backend", "abacus"), "there is no back end 'abacus'"),
+        (("convert", "nowhere"), "there is no file or directory nowhere"),
+        (("convert", AGENT, "-T", 0), "sim_steps must be a whole number >= 1"),
+        (("convert", "TANH"), "mlp_extractor.policy_net.1: Tanh is not supported"),
+        (("evaluate", AGENT, "--agent", ROOT / "LICENSE"), "cannot be loaded"),
+        (("bench", "--net", "large"), "a net is written like"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_status(
+    arguments: Any, message: str, tmp_path: Path
+) -> None:
+    done = run(*(tanh_agent(tmp_path) if a == "TANH" else a for a in arguments))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+# --- the library behind evaluate ----------------------------------------------------------------
+
+
+def test_evaluation_plays_the_episodes_of_a_loop_by_hand() -> None:
+    source = model("dqn")
+    agent = spikerl.convert(source, n_calibration=400, sim_steps=8)
+    seen: list[int] = []
+    with spikerl.HardwarePolicy(agent) as policy:
+        result = evaluate(
+            policy,
+            lambda: gym.make("CartPole-v1"),
+            original=source,
+            episodes=3,
+            seed=7,
+            progress=seen.append,
+        )
+        env = gym.make("CartPole-v1")
+        for acting, side in ((source, result.original), (policy, result.spiking)):
+            assert side is not None
+            returns, same = [], []
+            for seed in (7, 8, 9):
+                observation, _ = env.reset(seed=seed)
+                total, over = 0.0, False
+                while not over:
+                    action, _ = acting.predict(observation, deterministic=True)
+                    same.append(action == source.predict(observation, deterministic=True)[0])
+                    observation, reward, terminated, truncated, _ = env.step(action)
+                    total, over = total + float(reward), terminated or truncated
+                returns.append(total)
+            assert list(side.returns) == returns
+        assert result.agreement is not None
+        assert result.agreement.value == pytest.approx(np.mean(same))
+    assert seen == list(range(1, 7))
+    assert len(result.rates) == 2
+
+
+def test_continuous_policies_are_compared_by_their_error() -> None:
+    source = model("sac")
+    agent = spikerl.convert(source, n_calibration=400, sim_steps=256)
+    with spikerl.HardwarePolicy(agent) as policy:
+        result = evaluate(policy, lambda: gym.make("Pendulum-v1"), original=source, episodes=2)
+    assert result.agreement is None
+    assert result.action_error is not None
+    assert result.action_error.value < 1.0
+    with pytest.raises(spikerl.SpikerlError, match="episodes must be at least 1"):
+        evaluate(policy, lambda: gym.make("Pendulum-v1"), episodes=0)
