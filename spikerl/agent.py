@@ -26,7 +26,8 @@ class SpikingAgent:
     """A spiking network with its preprocessing, encoder, decoder, spaces and history.
 
     sim_steps:  steps per decision, T.
-    stateful:   membranes are carried from decision to decision and reset at episode starts.
+    stateful:   membranes are carried from decision to decision and reset at episode starts. All of
+                them: a read-out without leak adds up the whole episode.
     provenance: where it comes from: source file and hash, versions, seed, rules; plain data.
     report:     how faithful the conversion was, or None.
     Raises SpikerlError with every way in which the parts do not fit each other.

@@ -56,6 +56,8 @@ class HardwarePolicy:
         if problems := checked_sim_steps(self.sim_steps) + checked_seed(seed):
             raise SpikerlError("; ".join(problems))
         self.backend = backends.get(backend) if isinstance(backend, str) else backend
+        if not isinstance(self.backend, Backend):
+            raise SpikerlError(f"backend is {backend!r}; wanted a name or a Backend")
         self.recording: Recording | None = None
         self._rng = np.random.default_rng(seed)
         self._record_spikes = record_spikes or self.agent.decoder.read.needs_spikes

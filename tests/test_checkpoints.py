@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import random
 import sys
 import types
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from policies import model
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -115,6 +117,15 @@ def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path: Path) -> None:
 def test_the_algorithm_is_read_from_the_file(tmp_path: Path, kind: str) -> None:
     model(kind).save(tmp_path / "agent.zip")
     assert load_checkpoint(tmp_path / "agent.zip").details["algorithm"] == kind.split()[0]
+
+
+def test_loading_leaves_the_global_generators_alone(tmp_path: Path) -> None:
+    model("dqn").save(tmp_path / "agent.zip")
+    before = np.random.get_state()[1].copy(), torch.random.get_rng_state(), random.getstate()
+    load_checkpoint(tmp_path / "agent.zip")
+    assert np.array_equal(np.random.get_state()[1], before[0])
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert random.getstate() == before[2]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -336,3 +336,8 @@ def test_sampling_is_refused_where_the_noise_is_unknown() -> None:
 def test_a_seed_that_is_no_seed_is_refused(seed: Any) -> None:
     with pytest.raises(SpikerlError, match="seed must be None or a whole number >= 0"):
         policy_of(pole(), seed=seed)
+
+
+def test_a_back_end_is_a_name_or_a_backend() -> None:
+    with pytest.raises(SpikerlError, match="wanted a name or a Backend"):
+        HardwarePolicy(pole(), None)  # type: ignore[arg-type]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import random
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import sb3_contrib
 import stable_baselines3
+import torch
 import yaml
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -121,9 +124,9 @@ def _zip_in(path: Path) -> Path:
     zips = sorted(path.glob("*.zip"))
     if len(zips) == 1:
         return zips[0]
+    wanted = "best_model.zip" if name is None else f"{name}.zip or best_model.zip"
     raise ConversionError(
-        f"{path} holds {len(zips)} .zip files and none called {name}.zip or best_model.zip; "
-        "name the one you mean"
+        f"{path} holds {len(zips)} .zip files and none called {wanted}; name the one you mean"
     )
 
 
@@ -176,7 +179,7 @@ def _load(file: Path, data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> Bas
         if isinstance(entry, dict) and "'gym.spaces" in str(entry.get(":type:")):
             replaced[name] = _space(entry, file)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _same_chance():
             # About the optimiser of old DQN files; nobody trains here.
             warnings.filterwarnings("ignore", message="You are probably loading a DQN model")
             return kind.load(file, device="cpu", custom_objects=replaced)
@@ -184,6 +187,18 @@ def _load(file: Path, data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> Bas
         raise ConversionError(
             f"{file} could not be loaded by {kind.__name__}.load: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Loading a model seeds the global generators with the model's seed: put them back."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
 
 
 def _space(entry: Mapping[str, Any], file: Path) -> spaces.Space[Any]:
