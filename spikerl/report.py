@@ -40,8 +40,8 @@ class ConversionReport:
     by_steps:     agreement (or action error) after other numbers of steps.
     target:       what steps_needed aims at: least agreement, or largest action error in %.
     steps_needed: fewest steps tried that met the target, None if none did.
-    coarse:       share of decisions whose gap between the two best actions is smaller than the
-                  network's mean value error; None for continuous actions.
+    coarse:       share of decisions whose gap between the two best actions is smaller than the mean
+                  error the network makes in such gaps; None where there are no choices.
     held_out, calibration: observations used for each; episodes: held-out episodes, 0 if unknown.
     warnings:     sentences for the user.
     """

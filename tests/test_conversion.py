@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,21 @@ from torch import nn
 
 import spikerl
 from spikerl import metrics
+from spikerl.conversion.checkpoints import load_checkpoint
 from spikerl.errors import ConversionError, ShapeError
 
+ROOT = Path(__file__).parent.parent
 FEW = 400  # calibration observations: enough for nets of 16 neurons
 
 
 @pytest.fixture(scope="module")
 def cartpole() -> Any:
-    """A DQN on CartPole and on-policy observations of other episodes."""
-    source = model("dqn")
-    env = make_vec_env("CartPole-v1", n_envs=4, seed=99)
+    """A trained DQN on CartPole, with small gaps between its actions, and what it sees."""
+    torch.set_num_threads(1)
+    source = load_checkpoint(ROOT / "zoo" / "agents" / "dqn" / "CartPole-v1_1").model
+    env = make_vec_env("CartPole-v1", n_envs=8, seed=99)
     seen, observation = [], env.reset()
-    for _ in range(100):
+    for _ in range(200):
         seen.append(observation.copy())
         observation, *_ = env.step(source.predict(observation, deterministic=True)[0])
     return source, np.concatenate(seen)
@@ -40,6 +44,8 @@ def test_every_algorithm_acts_as_its_source_given_many_steps(kind: str) -> None:
     report = agent.report
     assert report is not None
     assert report.held_out == 2000
+    assert report.value_error is not None
+    assert report.value_error < 0.1
     if report.agreement is not None:
         assert report.agreement.value > 0.9
         assert report.agreement.low < report.agreement.value <= report.agreement.high
@@ -89,9 +95,13 @@ def test_every_threshold_and_reset_rule_converts(cartpole: Any, reset: Any, thre
         source, observations=observations, sim_steps=400, reset=reset, threshold=threshold
     )
     assert agent.network.neuron_layers[0].reset == reset
-    assert agent.report is not None
-    assert agent.report.agreement is not None
-    assert agent.report.agreement.value > 0.8
+    report = agent.report
+    assert report is not None
+    assert report.agreement is not None
+    assert report.value_error is not None
+    # reset to zero throws remainders away: the rates, and so the values, are biased
+    assert report.value_error < (0.05 if reset == "subtract" else 0.5)
+    assert report.agreement.value > (0.85 if reset == "subtract" else 0.55)
 
 
 def test_the_maximum_is_a_threshold_no_calibration_activation_exceeds(cartpole: Any) -> None:
@@ -368,3 +378,37 @@ def test_without_anything_to_calibrate_on_it_says_what_to_pass() -> None:
 def test_an_environment_of_other_observations_is_refused() -> None:
     with pytest.raises(ConversionError, match="have shape"):
         spikerl.convert(model("dqn"), env="Pendulum-v1")
+
+
+def test_the_report_warns_where_gaps_are_smaller_than_their_error(cartpole: Any) -> None:
+    source, observations = cartpole
+    coarse = {}
+    for steps in (4, 256):
+        agent = spikerl.convert(
+            source, observations=observations, sim_steps=steps, readout="copied"
+        )
+        assert agent.report is not None
+        coarse[steps] = agent.report.coarse
+        if steps == 4:
+            assert any("too coarse for its action gaps" in w for w in agent.report.warnings)
+            assert agent.report.steps_needed is None or agent.report.steps_needed > 4
+    assert coarse[4] is not None
+    assert coarse[256] is not None
+    assert coarse[4] > coarse[256]
+
+
+def test_a_linear_policy_has_no_hidden_layer_and_is_exact() -> None:
+    source = sb3_contrib.ARS("LinearPolicy", "Pendulum-v1", zero_policy=False, seed=0)
+    agent = spikerl.convert(source, n_calibration=FEW, sim_steps=4)
+    assert len(agent.network.layers) == 1
+    assert agent.report is not None
+    assert agent.report.action_error is not None
+    assert agent.report.action_error.value < 1e-4
+
+
+def test_delays_are_part_of_the_network_that_is_measured(cartpole: Any) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations, sim_steps=64, delay_steps=1)
+    assert [layer.delay_steps for layer in agent.network.neuron_layers] == [1, 1, 0]
+    with spikerl.HardwarePolicy(agent, "reference") as policy:
+        assert metrics.agreement(policy, source, observations).value > 0.5

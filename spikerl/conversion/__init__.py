@@ -152,6 +152,8 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
     problems += checked_sim_steps(given["sim_steps"]) + checked_seed(given["seed"])
+    if given["seed"] is None:
+        problems.append("seed must be a number, so that the conversion can be repeated")
     problems += [
         f"{name} is {value!r}; wanted one of {', '.join(wanted)}"
         for name, value, wanted in choices

@@ -160,7 +160,7 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
     coarse = None
     in_units = trial.decoder.read.in_units
     if isinstance(trial.stack.head, Categorical) and in_units:
-        coarse = _coarse_share(trial.source_values, error, trial.stack.head)
+        coarse = _coarse_share(trial.source_values, values, trial.stack.head)
     layers = _layer_reports(trial, recording)
     return ConversionReport(
         sim_steps=trial.sim_steps,
@@ -195,12 +195,13 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
 
     A read-out is linear, so its values follow from the spikes of the last hidden layer; where it is
     fitted, it is fitted anew for every number of steps, as a conversion with that T would. Other
-    decoders are simulated as they are.
+    decoders, and delays (spikes under way at the end do not count), are simulated as they are.
     """
     steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= LONGEST]
     if not trial.decoder.read.in_units:
         return  # its threshold was set for this number of steps
-    if not trial.theta or trial.network.readout.spiking:
+    delayed = any(layer.delay_steps for layer in trial.network.spiking_layers)
+    if not trial.theta or trial.network.readout.spiking or delayed:
         for total in steps:
             yield total, trial.decoder.values(_decisions(trial, total))
         return
@@ -233,14 +234,18 @@ def _enough(trial: Trial, by_steps: dict[int, Estimate]) -> int | None:
     return min((t for t, estimate in by_steps.items() if trial.meets(estimate)), default=None)
 
 
-def _coarse_share(source: FloatArray, error: FloatArray, head: Categorical) -> float:
-    """Share of decisions whose best two values are closer than the mean error of such a pair."""
-    ends = np.cumsum(head.nvec)
+def _coarse_share(source: FloatArray, ours: FloatArray, head: Categorical) -> float:
+    """Share of decisions whose gap between the best two options is below the gaps' mean error.
+
+    An error that all options have in common changes no decision and does not count.
+    """
     close = np.zeros(len(source), dtype=bool)
-    for end, n in zip(ends, head.nvec, strict=True):
+    for end, n in zip(np.cumsum(head.nvec), head.nvec, strict=True):
         if n > 1:
-            best = np.sort(source[:, end - n : end], axis=1)
-            close |= best[:, -1] - best[:, -2] < error[:, end - n : end].mean()
+            best = end - n + np.argsort(source[:, end - n : end], axis=1)[:, -2:]
+            wanted = np.diff(np.take_along_axis(source, best, axis=1), axis=1)
+            found = np.diff(np.take_along_axis(ours, best, axis=1), axis=1)
+            close |= (wanted < np.abs(found - wanted).mean())[:, 0]
     return float(close.mean())
 
 
@@ -277,7 +282,7 @@ def _advice(
         if coarse is not None and coarse > 0.01:
             yield (
                 f"the network is too coarse for its action gaps: on {coarse:.0%} of the held-out "
-                f"observations the best two actions are closer than its error; {remedy}"
+                f"observations the gap is smaller than the error in it; {remedy}"
             )
         else:
             yield remedy
