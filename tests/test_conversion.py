@@ -100,7 +100,7 @@ def test_every_threshold_and_reset_rule_converts(cartpole: Any, reset: Any, thre
     assert report.agreement is not None
     assert report.value_error is not None
     # reset to zero throws remainders away: the rates, and so the values, are biased
-    assert report.value_error < (0.05 if reset == "subtract" else 0.5)
+    assert report.value_error < (0.05 if reset == "subtract" else 0.7)
     assert report.agreement.value > (0.85 if reset == "subtract" else 0.55)
 
 
