@@ -19,7 +19,7 @@ from torch import nn
 import spikerl
 from spikerl import metrics
 from spikerl.conversion.checkpoints import load_checkpoint
-from spikerl.errors import ConversionError, ShapeError
+from spikerl.errors import ConversionError
 
 ROOT = Path(__file__).parent.parent
 FEW = 400  # calibration observations: enough for nets of 16 neurons
@@ -266,118 +266,6 @@ def test_a_training_environment_is_not_disturbed() -> None:
     spikerl.convert(source, n_calibration=FEW)
     assert np.array_equal(source._last_obs, last)
     assert before.envs[0].get_wrapper_attr("_elapsed_steps") == steps
-
-
-# --- refusals -----------------------------------------------------------------------------------
-
-
-def test_tanh_layers_are_refused_by_name_all_at_once() -> None:
-    source = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu")
-    with pytest.raises(ConversionError) as caught:
-        spikerl.convert(source)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        "mlp_extractor.policy_net.1",
-        "mlp_extractor.policy_net.3",
-    ]
-
-
-def test_recurrent_and_maskable_policies_are_refused_by_name() -> None:
-    for algorithm, policy in (
-        (sb3_contrib.RecurrentPPO, "MlpLstmPolicy"),
-        (sb3_contrib.MaskablePPO, "MlpPolicy"),
-    ):
-        source = algorithm(
-            policy, "CartPole-v1", n_steps=128, policy_kwargs=dict(RELU), device="cpu"
-        )
-        with pytest.raises(ConversionError, match="is not a policy spikerl can convert"):
-            spikerl.convert(source)
-
-
-def test_convolutions_are_refused_by_name() -> None:
-    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    source = sb3.DQN("CnnPolicy", Spaces(space, spaces.Discrete(2)), buffer_size=10, device="cpu")
-    with pytest.raises(ConversionError, match=r"features_extractor\.cnn\.0: Conv2d"):
-        spikerl.convert(source)
-
-
-class Doubling(sb3.common.torch_layers.FlattenExtractor):
-    """An extractor whose layers do not show what it does."""
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return -2.0 * super().forward(observations)
-
-
-def test_an_extractor_that_does_more_than_its_layers_is_found_out() -> None:
-    source = model("dqn", policy_kwargs={"features_extractor_class": Doubling})
-    with pytest.raises(ConversionError, match="do not reproduce the policy's outputs"):
-        spikerl.convert(source, n_calibration=FEW)
-
-
-def test_all_bad_arguments_are_named_at_once() -> None:
-    with pytest.raises(ConversionError) as caught:
-        spikerl.convert(
-            model("dqn"),
-            sim_steps=0,
-            reset="soft",  # type: ignore[arg-type]
-            threshold="best",
-            percentile=0,
-            n_calibration=0,
-            seed=-1,
-            v_init=2,
-            encoder="morse",
-            colour="red",
-        )
-    text = str(caught.value)
-    for word in (
-        "sim_steps",
-        "soft",
-        "best",
-        "percentile",
-        "n_calibration",
-        "seed",
-        "v_init",
-        "morse",
-        "colour",
-    ):
-        assert word in text
-
-
-@pytest.mark.parametrize(
-    ("observations", "message"),
-    [
-        (np.zeros((0, 4), np.float32), "the calibration set is empty"),
-        (np.zeros((5, 4), np.float32), "too few"),
-        (np.zeros((50, 3), np.float32), "has shape"),
-        (np.full((50, 4), np.nan, np.float32), "NaN"),
-    ],
-)
-def test_observations_that_cannot_be_used_are_refused(observations: Any, message: str) -> None:
-    with pytest.raises((ConversionError, ShapeError), match=message):
-        spikerl.convert(model("dqn"), observations=observations)
-
-
-def test_weights_that_are_nan_are_refused() -> None:
-    source = model("dqn")
-    source.policy.q_net.q_net[2].weight.data[0, 0] = np.nan
-    with pytest.raises(spikerl.SpikerlError, match=r"q_net\.q_net\.2.*NaN"):
-        spikerl.convert(source, n_calibration=FEW)
-
-
-def test_a_dead_layer_is_refused_by_name() -> None:
-    source = model("dqn")
-    source.policy.q_net.q_net[2].bias.data[:] = -1000.0
-    with pytest.raises(ConversionError, match=r"q_net\.q_net\.2: no neuron is active"):
-        spikerl.convert(source, n_calibration=FEW)
-
-
-def test_without_anything_to_calibrate_on_it_says_what_to_pass() -> None:
-    with pytest.raises(ConversionError, match=r"pass observations= .* or env="):
-        spikerl.convert(model("dqn").policy)
-
-
-def test_an_environment_of_other_observations_is_refused() -> None:
-    with pytest.raises(ConversionError, match="have shape"):
-        spikerl.convert(model("dqn"), env="Pendulum-v1")
 
 
 def test_the_report_warns_where_gaps_are_smaller_than_their_error(cartpole: Any) -> None:
