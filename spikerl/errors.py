@@ -46,6 +46,10 @@ class FileFormatError(SpikerlError, ValueError):
     """A saved agent is damaged, forged, or of a version this spikerl does not know."""
 
 
+class WorkerWarning(RuntimeWarning):
+    """A worker process died or hung and was replaced; nothing was lost."""
+
+
 class ConversionWarning(UserWarning):
     """A conversion went through, but the user should know something about it."""
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from spikerl import backends
 from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
 from spikerl.backends.base import Backend
+from spikerl.backends.worker import WorkerBackend
 from spikerl.errors import SessionClosed, ShapeError, SpikerlError
 from spikerl.network import FloatArray, Recording
 from spikerl.preprocessing import Observation
@@ -27,6 +28,8 @@ class HardwarePolicy:
     n_envs:    rows the back end is built for. A stateless agent takes larger batches in pieces.
     seed:      of everything random: encoder, sampling, back end. Same seed, same actions.
     sim_steps: steps per decision, if not the agent's own.
+    isolation: "process" gives the back end a process of its own; one that dies is replaced.
+    python: another interpreter for that process, such as "venv/bin/python".
     record_spikes: keep every spike in `recording`.
     Further keywords go to the back end. Raises SpikerlError and its children.
 
@@ -42,19 +45,18 @@ class HardwarePolicy:
         seed: int | None = None,
         sim_steps: int | None = None,
         isolation: str | None = None,
-        python: str | None = None,
+        python: str | os.PathLike[str] | None = None,
         record_spikes: bool = False,
         **backend_options: Any,
     ) -> None:
-        if isolation is not None or python is not None:
-            raise SpikerlError(
-                "isolation= and python= (a back end in its own process or interpreter) are not in "
-                "this version; leave them out to run in this process"
-            )
+        if isolation not in (None, "process"):
+            raise SpikerlError(f"isolation is {isolation!r}, wanted 'process' or None")
         self.agent = agent if isinstance(agent, SpikingAgent) else SpikingAgent.load(agent)
         self.sim_steps = self.agent.sim_steps if sim_steps is None else sim_steps
         if problems := checked_sim_steps(self.sim_steps) + checked_seed(seed):
             raise SpikerlError("; ".join(problems))
+        if isolation is not None or python is not None:
+            backend = WorkerBackend(backend, python)
         self.backend = backends.get(backend) if isinstance(backend, str) else backend
         if not isinstance(self.backend, Backend):
             raise SpikerlError(f"backend is {backend!r}; wanted a name or a Backend")

@@ -275,8 +275,8 @@ def test_an_unknown_back_end_is_refused_with_those_that_exist() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(BackendError, match="has no option volts"):
         policy_of(balancer(), volts=3)
-    with pytest.raises(SpikerlError, match="isolation= and python="):
-        policy_of(balancer(), isolation="process")
+    with pytest.raises(SpikerlError, match="isolation is 'thread', wanted 'process' or None"):
+        policy_of(balancer(), isolation="thread")
 
 
 class Tiny:

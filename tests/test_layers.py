@@ -38,8 +38,20 @@ ARROWS: dict[str, set[str]] = {
         *("preprocessing", "report", "statistics"),
     },
     "files": {"__init__", "agent", "container", "document", "errors"},
+    "backends.wire": {"backends.base", "container", "errors", "network"},
+    "backends.channel": set(),
+    "backends.journal": {"errors"},
+    "backends.worker_process": {"backends.channel", "backends.wire", "errors"},
+    "backends.worker_server": {
+        *("__init__", "backends", "backends.base", "backends.channel", "backends.wire", "errors"),
+    },
+    "backends.worker": {
+        *("backends.base", "backends.journal", "backends.wire", "backends.worker_process"),
+        *("backends.worker_server", "errors", "network"),
+    },
     "hardware": {
-        *("agent", "backends", "backends.base", "errors", "network", "preprocessing"),
+        *("agent", "backends", "backends.base", "backends.worker", "errors", "network"),
+        "preprocessing",
     },
     "metrics": {
         *("errors", "hardware", "network", "preprocessing", "statistics"),

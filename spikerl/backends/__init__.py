@@ -62,14 +62,14 @@ def get(name: str) -> Backend:
     target = _target(name)
     if name in TABLE and not (state := _state(name, TABLE[name])).usable:
         raise BackendError(f"back end {name!r} cannot be used here: {state}")
-    return _load(name, target)
+    return load(name, target)
 
 
 def capabilities(name: str) -> Capabilities | None:
     """What a back end declares; None where its code cannot even be loaded here."""
     target = _target(name)
     try:
-        return _load(name, target).capabilities
+        return load(name, target).capabilities
     except BackendError:
         return None
 
@@ -96,7 +96,7 @@ def _state(name: str, known: Known) -> BackendState:
 
 def _plugin_state(name: str, point: EntryPoint) -> BackendState:
     try:
-        _load(name, point.value)
+        load(name, point.value)
     except BackendError as error:
         return BackendState(name, False, str(error))
     return BackendState(name, True)
@@ -106,7 +106,8 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="spikerl.backends")}
 
 
-def _load(name: str, target: str) -> Backend:
+def load(name: str, target: str) -> Backend:
+    """The back end at "module:Class"; raises BackendError that names it and says what is wrong."""
     module, _, attribute = target.partition(":")
     try:
         backend = getattr(import_module(module), attribute)()

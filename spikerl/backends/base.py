@@ -124,8 +124,15 @@ def _limit_problems(limits: Mapping[str, int], network: SpikingNetwork) -> list[
 class Backend(Protocol):
     """Where networks run: compile() builds once, the Session decides many times."""
 
-    name: str
-    capabilities: Capabilities
+    @property
+    def name(self) -> str:
+        """What it is called in the registry and in messages."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises; readable without its simulator."""
+        ...
 
     def problems(self, network: SpikingNetwork) -> list[str]:
         """Every reason this network cannot run here; empty if it can. Imports no simulator."""
