@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-AUTHENTICATION_S = 5.0  # for one connection to prove that it has the key
+PROOF_S = 1.0  # for one who knocks to prove that it has the key; the next one waits so long
+QUEUE_S = 60.0  # for the worker to be let in, whoever else stands at the door
 SLICE_S = 0.05  # between two looks at whether the other side still lives, while it is starting
 PATIENCE_S = 1.0  # the same, while it is at work
 _CHALLENGE = 32
@@ -161,7 +162,7 @@ class Door:
                 continue
             channel = Channel(connection)
             try:
-                authenticate(channel, key, b"caller", b"worker", min(AUTHENTICATION_S, left))
+                authenticate(channel, key, b"caller", b"worker", min(PROOF_S, left))
             except (ChannelClosed, TimeoutError):
                 channel.close()
                 continue
@@ -180,7 +181,7 @@ def connect(address: Any, key: bytes) -> Channel:
     channel = Channel(connection)
     try:
         connection.connect(address if unix else tuple(address))
-        authenticate(channel, key, b"worker", b"caller", AUTHENTICATION_S)
+        authenticate(channel, key, b"worker", b"caller", QUEUE_S)
     except BaseException:
         channel.close()
         raise

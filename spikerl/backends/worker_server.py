@@ -31,7 +31,7 @@ PARENT_S = 1.0  # between two looks at whether the parent still lives
 
 def main(address: Any, key: str) -> None:
     """Connect, say who this is, and answer until the caller closes the session or is gone."""
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)  # the others only watch
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     _end_with_parent()
     try:
