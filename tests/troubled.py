@@ -45,6 +45,7 @@ def kill() -> None:
 
 def leave_a_child_that_holds_the_connection() -> None:
     if os.fork() == 0:
+        print(f"child {os.getpid()}", flush=True)
         time.sleep(600)
     os._exit(4)
 

@@ -113,8 +113,8 @@ class Worker:
 
     def _no_worker(self, why: str) -> str:
         return (
-            f"{self._python} cannot run a worker{why}\nIt needs the spikerl that runs here: "
-            f"{self._python} -m pip install spikerl"
+            f"{self._python} cannot run a worker{why}\nIt needs numpy and the spikerl that runs "
+            f"here: {self._python} -m pip install --no-deps spikerl"
         )
 
     @property
