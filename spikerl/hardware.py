@@ -58,6 +58,8 @@ class HardwarePolicy:
         self.backend = backends.get(backend) if isinstance(backend, str) else backend
         if not isinstance(self.backend, Backend):
             raise SpikerlError(f"backend is {backend!r}; wanted a name or a Backend")
+        if self.agent.stateful:
+            self._require_memory(n_envs)
         self.recording: Recording | None = None
         self._rng = np.random.default_rng(seed)
         self._record_spikes = record_spikes or self.agent.decoder.read.needs_spikes
@@ -149,6 +151,15 @@ class HardwarePolicy:
                 raise ShapeError(f"episode_start has shape {starts.shape}, wanted ({self.n_envs},)")
             if starts.any():
                 self.reset(starts)
+
+    def _require_memory(self, n_envs: int) -> None:
+        can = self.backend.capabilities
+        if not can.keeps_state or (n_envs > 1 and not can.partial_reset):
+            raise SpikerlError(
+                f"back end {self.backend.name!r} cannot carry this stateful agent's membranes from "
+                "decision to decision"
+                + ("" if not can.keeps_state else " for each environment on its own (n_envs > 1)")
+            )
 
     def _rows_message(self, found: int) -> str:
         return (
