@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,24 @@ def test_a_stateful_agent_is_refused() -> None:
     agent = spikerl.convert(ZOO, sim_steps=4, delay_steps=1, n_calibration=500)
     with pytest.raises(SpikerlError, match="cannot carry this stateful agent's membranes"):
         spikerl.HardwarePolicy(replace(agent, stateful=True), "nest")
+
+
+@installed
+def test_torch_may_change_its_threads_while_a_session_is_open() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np, torch
+from spikerl import backends
+from test_nest import network
+tested = network("4-16-16-2", "subtract")
+drive = np.ones((20, 1, 4))
+for threads in (2, 1, 3):
+    with backends.get("nest").compile(tested) as session:
+        session.run(drive)
+        torch.set_num_threads(threads)
+        session.run(drive)
+        assert torch.get_num_threads() == threads
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ Public calls of NEST only, imported when a network is compiled. What makes it ex
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -88,16 +89,12 @@ class NestSession(Session):
                 "NEST has one kernel per process and another 'nest' session is open: close it first"
             )
         self._nest = _imported()
-        self._clear()
         self._batch = batch_size
         self._first: list[Layer] = []
         self._layers: list[_Nodes] = []
-        pending: list[Layer] = []
-        for layer in network.layers:
-            pending.append(layer)
-            if isinstance(layer, NeuronLayer):
-                self._add(layer, pending)
-                pending = []
+        with _one_thread():
+            self._clear()
+            self._build(network)
         super().__init__(NestBackend.name, network, batch_size)
         NestSession._open = ref(self)
 
@@ -108,6 +105,14 @@ class NestSession(Session):
         nest.set(resolution=1.0, local_num_threads=1)
         nest.set(min_delay=1.0, max_delay=1.0)
         nest.spike_buffer_shrink_limit = 0.0  # else the kernel logs every resizing for ever
+
+    def _build(self, network: SpikingNetwork) -> None:
+        pending: list[Layer] = []
+        for layer in network.layers:
+            pending.append(layer)
+            if isinstance(layer, NeuronLayer):
+                self._add(layer, pending)
+                pending = []
 
     def _add(self, layer: NeuronLayer, stack: list[Layer]) -> None:
         nodes = _Nodes(self._nest, layer, self._batch)
@@ -145,6 +150,10 @@ class NestSession(Session):
             )
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
+        with _one_thread():
+            return self._decide(drive, record_spikes)
+
+    def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
         steps, rows, _ = drive.shape
         first = self._layers[0]
         constant = drive.strides[0] == 0
@@ -187,7 +196,8 @@ class NestSession(Session):
 
     def _close(self) -> None:
         self._layers = []
-        self._nest.ResetKernel()
+        with _one_thread():
+            self._nest.ResetKernel()
 
 
 class _Nodes:
@@ -245,6 +255,22 @@ class _Nodes:
         which = np.asarray(events["senders"]).astype(np.int64)[seen] - self.numbers[0, 0]
         found.reshape(steps, -1)[step[seen], which] = True
         return found
+
+
+_pools: list[Any] = [0, None]  # number of modules at the last search, what was found
+
+
+def _one_thread() -> Any:
+    """A context in which OpenMP has one thread, as NEST's kernel was built for.
+
+    NEST and torch share an OpenMP runtime where both are loaded. After torch.set_num_threads(2) a
+    kernel of one thread would be run by two, and the process would die of a segmentation fault.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    if _pools[0] != len(sys.modules):  # another library may have come with another runtime
+        _pools[:] = [len(sys.modules), ThreadpoolController()]
+    return _pools[1].limit(limits=1, user_api="openmp")
 
 
 def _imported() -> Any:
