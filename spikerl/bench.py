@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise, product
 from typing import Any
@@ -226,7 +226,13 @@ def _combination(
 def _compiled(name: str, network: SpikingNetwork, batch: int) -> Session:
     if name == CPU_FLOAT32:
         return get("cpu").compile(network, batch_size=batch, precision="float32")
-    return get(name).compile(network, batch_size=batch)
+    backend = get(name)
+    delay = backend.capabilities.min_delay_steps  # of a back end that has no spikes without delay
+    if delay:
+        dense = (layer for layer in network.layers if isinstance(layer, Dense))
+        layers = tuple(replace(x, delay_steps=delay * x.spiking) for x in dense)
+        network = replace(network, layers=layers)
+    return backend.compile(network, batch_size=batch)
 
 
 def _take_turns(contenders: dict[str, Decide], seconds: float, quick: bool) -> dict[str, float]:

@@ -55,11 +55,15 @@ class HardwarePolicy:
         self.sim_steps = self.agent.sim_steps if sim_steps is None else sim_steps
         if problems := checked_sim_steps(self.sim_steps) + checked_seed(seed):
             raise SpikerlError("; ".join(problems))
-        if isolation is not None or python is not None:
-            backend = WorkerBackend(backend, python)
-        self.backend = backends.get(backend) if isinstance(backend, str) else backend
-        if not isinstance(self.backend, Backend):
+        if not isinstance(backend, (str, Backend)):
             raise SpikerlError(f"backend is {backend!r}; wanted a name or a Backend")
+        self.backend: Backend
+        if isolation is not None or python is not None:
+            self.backend = WorkerBackend(backend, python)
+        else:
+            self.backend = backends.get(backend) if isinstance(backend, str) else backend
+        if self.agent.stateful:
+            self._require_memory(n_envs)
         self.recording: Recording | None = None
         self._rng = np.random.default_rng(seed)
         self._record_spikes = record_spikes or self.agent.decoder.read.needs_spikes
@@ -151,6 +155,15 @@ class HardwarePolicy:
                 raise ShapeError(f"episode_start has shape {starts.shape}, wanted ({self.n_envs},)")
             if starts.any():
                 self.reset(starts)
+
+    def _require_memory(self, n_envs: int) -> None:
+        can = self.backend.capabilities
+        if not can.keeps_state or (n_envs > 1 and not can.partial_reset):
+            raise SpikerlError(
+                f"back end {self.backend.name!r} cannot carry this stateful agent's membranes from "
+                "decision to decision"
+                + ("" if not can.keeps_state else " for each environment on its own (n_envs > 1)")
+            )
 
     def _rows_message(self, found: int) -> str:
         return (

@@ -1,6 +1,6 @@
 """A small right session in numpy, and seeded defects: each a way in which real simulators differ.
 
-DEFECTS: name -> (Backend, names of checks that must catch it).
+DEFECTS: name -> (Backend, names of checks that must catch it). Long on purpose: it is one list.
 """
 
 import mmap

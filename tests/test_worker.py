@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +29,19 @@ from spikerl.errors import (
     ShapeError,
     SpikerlError,
     UnsupportedNetwork,
+    WorkerWarning,
 )
 from spikerl.hardware import HardwarePolicy
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, SpikingNetwork
 from spikerl.testing import parametrize_with_checks
 
+NEST = ["nest"] if find_spec("nest") else []
+
 # --- a session like any other ------------------------------------------------------------------
 
 
-@parametrize_with_checks([WorkerBackend("reference")])
-def test_a_worker_with_the_reference_keeps_the_contract(backend: Any, check: Any) -> None:
-    check(backend)
-
-
-@parametrize_with_checks([WorkerBackend("cpu")])
-def test_a_worker_with_the_cpu_back_end_keeps_the_contract(backend: Any, check: Any) -> None:
+@parametrize_with_checks([WorkerBackend(name) for name in ("reference", "cpu", *NEST)])
+def test_a_back_end_in_a_worker_keeps_the_contract(backend: Any, check: Any) -> None:
     check(backend)
 
 
@@ -106,6 +106,36 @@ def test_two_policies_in_one_program_have_a_process_each() -> None:
             assert one._session.worker_pid != two._session.worker_pid  # type: ignore[attr-defined]
             assert np.array_equal(one.values(np.ones(4)), two.values(np.ones(4)))
         one.predict(np.ones(4))
+
+
+@pytest.mark.skipif(not NEST, reason="needs NEST: pip install 'spikerl[nest]'")
+def test_two_policies_on_nest_run_side_by_side_and_survive_a_death() -> None:
+    """NEST's kernel is one per process."""
+    agents = [
+        balancer(network=SpikingNetwork((Dense(weight), Dense(second, spiking=False))))
+        for weight, second in (
+            (np.eye(4) / 4, [[-1, -2, -4, -3], [1, 2, 4, 3]]),
+            (np.eye(4) / 2, [[1, 0, 1, 0], [0, 1, 0, 1]]),
+        )
+    ]
+    for agent in agents:
+        hidden, last = agent.network.layers
+        network = SpikingNetwork((replace(hidden, delay_steps=1), last))  # type: ignore[type-var]
+        object.__setattr__(agent, "network", network)
+    seen = np.round(np.random.default_rng(0).normal(size=(10, 4)) * 64) / 64
+    there = [HardwarePolicy(agent, "nest", isolation="process") for agent in agents]
+    here = [HardwarePolicy(agent, "reference") for agent in agents]
+    for i, observation in enumerate(seen):
+        for a, b in zip(there, here, strict=True):
+            if i == 5:
+                os.kill(a._session.worker_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+                with pytest.warns(WorkerWarning, match="SIGKILL"):
+                    values = a.values(observation)
+            else:
+                values = a.values(observation)
+            assert np.allclose(values, b.values(observation), rtol=0, atol=1e-8)
+    for policy in (*there, *here):
+        policy.close()
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ class Known:
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
+    "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
