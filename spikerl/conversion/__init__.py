@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -19,9 +21,10 @@ from gymnasium import spaces
 from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
 from spikerl.conversion import build, fidelity
 from spikerl.conversion import observations as observing
-from spikerl.conversion.sources import Source, open_source, verify
+from spikerl.conversion.sources import Source, open_source
 from spikerl.conversion.stack import PlainLayer
 from spikerl.conversion.thresholds import RULES, thresholds
+from spikerl.conversion.verification import verify
 from spikerl.encoding import Encoder
 from spikerl.errors import ConversionError, ConversionWarning
 from spikerl.network import RESETS, Dense, FloatArray, Reset, SpikingNetwork
@@ -88,8 +91,9 @@ def convert(
         n_calibration=n_calibration,
         seed=seed,
     )
-    origin = open_source(source, env, options)
-    sets, notes = _observe(origin, observations, env, n_calibration, seed)
+    with _noted() as notes:
+        origin = open_source(source, env, options)
+        sets = _observe(origin, observations, env, n_calibration, seed)
     stack, preprocessing = origin.stack, origin.preprocessing
     verify(origin, sets.held_out)
     rows = preprocessing(sets.calibration)
@@ -225,32 +229,35 @@ def _fitted(
 
 def _observe(
     origin: Source, observations: Any, env: Any, n_calibration: int, seed: int
-) -> tuple[observing.ObservationSets, list[str]]:
-    """The observations, from the first place that has any, and the notes made on the way."""
+) -> observing.ObservationSets:
+    """The observations, from the first place that has any."""
+    if observations is None and env is None:
+        buffer = origin.replay_buffer
+        if origin.environment is not None:
+            env = origin.environment()
+        elif getattr(buffer, "pos", 0) or getattr(buffer, "full", False):
+            observations = buffer
+        else:
+            raise ConversionError(
+                "there is nothing to calibrate on: pass observations= (raw, as the environment "
+                "returns them) or env= (an id, an environment or a VecEnv)"
+            )
+    if observations is not None:
+        return observing.given(observations, origin.preprocessing, n_calibration, seed)
+    return observing.collected(origin.stack, origin.preprocessing, env, n_calibration, seed)
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """What ConversionWarnings say inside: shown to the user, and listed for the report."""
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConversionWarning)
-        if observations is None and env is None:
-            if origin.environment is not None:
-                env = origin.environment()
-            elif getattr(origin.replay_buffer, "pos", 0) or getattr(
-                origin.replay_buffer, "full", False
-            ):
-                observations = origin.replay_buffer
-            else:
-                raise ConversionError(
-                    "there is nothing to calibrate on: pass observations= (raw, as the environment "
-                    "returns them) or env= (an id, an environment or a VecEnv)"
-                )
-        if observations is not None:
-            sets = observing.given(observations, origin.preprocessing, n_calibration, seed)
-        else:
-            sets = observing.collected(origin.stack, origin.preprocessing, env, n_calibration, seed)
-    notes = []
-    for entry in caught:  # shown to the user as they came, and kept in the report
+        yield notes
+    for entry in caught:
         if issubclass(entry.category, ConversionWarning):
             notes.append(str(entry.message))
-        warnings.warn(entry.message, entry.category, stacklevel=3)
-    return sets, notes
+        warnings.warn(entry.message, entry.category, stacklevel=4)
 
 
 def _versions() -> dict[str, str]:

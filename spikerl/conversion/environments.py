@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -15,8 +16,12 @@ import gymnasium as gym
 from gymnasium.envs.registration import parse_env_id
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    VecCheckNan,
     VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
     VecNormalize,
+    VecVideoRecorder,
     unwrap_vec_wrapper,
 )
 
@@ -96,6 +101,53 @@ def _wrapper(entry: Any) -> Callable[[Any], Any]:
         f"the agent was trained with the wrapper {name}, which is not installed; pass env= with "
         "the environment wrapped as it needs, or observations="
     )
+
+
+# Wrappers of a VecEnv that leave observations and actions as they are, or whose part the agent's
+# preprocessing has.
+_NO_MATTER = (VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder)
+
+
+def made_from(env: VecEnv | None) -> Any:
+    """What made a model's environment, without SB3's Monitor, which changes no observation."""
+    if env is None:
+        return None
+    try:
+        spec = env.get_attr("spec")[0]
+    except AttributeError:
+        return None
+    if spec is None:
+        return None
+    wrappers = tuple(w for w in spec.additional_wrappers if w.name != "Monitor")
+    return replace(spec, additional_wrappers=wrappers)
+
+
+def made_again(spec: Any, env: VecEnv | None) -> Callable[[], gym.Env[Any, Any]]:
+    """A function that makes the environment of spec anew; env is the VecEnv around the first one.
+
+    Raises ConversionError for wrappers of env that cannot be put around the new one.
+    """
+    lost = []
+    while isinstance(env, VecEnvWrapper):
+        if type(env) not in _NO_MATTER:
+            lost.append(type(env).__name__)
+        env = env.venv
+    if lost:
+        raise ConversionError(
+            f"the model's environment is wrapped in {', '.join(lost)}, which cannot be made a "
+            "second time; pass env= wrapped in the same way, or observations= as it returns them"
+        )
+
+    def make() -> gym.Env[Any, Any]:
+        try:
+            return gym.make(spec)
+        except ValueError as error:
+            raise ConversionError(
+                f"the model's environment cannot be made a second time ({error}); pass env= or "
+                "observations="
+            ) from error
+
+    return make
 
 
 def vectorised(env: Any, n_envs: int) -> tuple[VecEnv, bool]:

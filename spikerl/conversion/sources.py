@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -15,13 +15,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from spikerl.conversion.checkpoints import load_checkpoint
-from spikerl.conversion.environments import maker, todays_id
+from spikerl.conversion.environments import made_again, made_from, maker, todays_id
 from spikerl.conversion.stack import PlainStack, plain_stack
-from spikerl.conversion.vecnormalize import statistics
+from spikerl.conversion.vecnormalize import Statistics, agreed_statistics
 from spikerl.errors import ConversionError
 from spikerl.preprocessing import Observation, Preprocessing, from_space
 
@@ -30,7 +29,8 @@ from spikerl.preprocessing import Observation, Preprocessing, from_space
 class Source:
     """A policy taken apart, and where it can be watched.
 
-    act:           lets the source act on raw observations.
+    act:           the source's deterministic actions for raw observations; None for a bare module,
+                   which is only run.
     environment:   makes the environment it was trained in; None where unknown.
     replay_buffer: what off-policy training left, or None.
     """
@@ -39,7 +39,7 @@ class Source:
     preprocessing: Preprocessing
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
-    act: Callable[[Observation], Any]
+    act: Callable[[Observation], NDArray[Any] | None]
     env_id: str | None = None
     environment: Callable[[], Callable[[], gym.Env[Any, Any]]] | None = None
     replay_buffer: Any = None
@@ -52,15 +52,13 @@ def open_source(source: Any, env: Any, options: Mapping[str, Any]) -> Source:
     options: vecnormalize, algo, observation_space, action_space, as convert() takes them.
     Raises ConversionError saying what was found and what is wanted.
     """
-    normalizer = options["vecnormalize"]
-    if normalizer is None and isinstance(env, VecNormalize):
-        normalizer = env
+    given = options["vecnormalize"]
     if isinstance(source, (str, os.PathLike)):
         checkpoint = load_checkpoint(os.fspath(source), options["algo"])
         env_id = checkpoint.env_id
         return _from_model(
             checkpoint.model,
-            checkpoint.vecnormalize if normalizer is None else normalizer,
+            agreed_statistics(given, checkpoint.vecnormalize, env),
             env_id,
             None
             if env_id is None
@@ -68,64 +66,32 @@ def open_source(source: Any, env: Any, options: Mapping[str, Any]) -> Source:
             checkpoint.details,
         )
     if isinstance(source, BaseAlgorithm):
-        spec = _spec(source)
+        spec = made_from(source.get_env())
+        own = source.get_vec_normalize_env()
         details = {"algorithm": type(source).__name__.lower(), "timesteps": source.num_timesteps}
         return _from_model(
             source,
-            source.get_vec_normalize_env() if normalizer is None else normalizer,
+            agreed_statistics(given, own, env, complete=source.get_env() is not None),
             spec.id if spec is not None else None,
             # A fresh environment: stepping the one in training would disturb the training.
-            None if spec is None else lambda: partial(_made_again, spec),
+            None if spec is None else lambda: made_again(spec, source.get_env()),
             details,
         )
+    statistics = agreed_statistics(given, None, env)
     if isinstance(source, BasePolicy):
-        return _from_policy(source, normalizer, 0.0, {"policy": type(source).__name__})
+        details = {"policy": type(source).__name__}
+        return _from_policy(source, source.predict, statistics, 0.0, details)
     if isinstance(source, nn.Module):
-        return _from_module(source, normalizer, options)
+        return _from_module(source, statistics, options)
     raise ConversionError(
         f"source is {type(source).__name__}; wanted an SB3 model, its policy, a .zip, an rl-zoo "
         "directory, or a torch.nn.Sequential with observation_space= and action_space="
     )
 
 
-def verify(source: Source, observations: Observation) -> None:
-    """Check that the stack computes what the source does; raises ConversionError where it does not.
-
-    A custom feature extractor may do more in forward() than its layers show: this finds out, by
-    watching the outputs of the source's last linear modules.
-    """
-    theirs = _outputs(source, observations)
-    ours = source.stack.activations(source.preprocessing(observations))[-1]
-    # QR-DQN: all quantiles of all actions come out, their mean counts
-    theirs = theirs.reshape(len(ours), -1, ours.shape[1]).mean(axis=1)
-    if not np.allclose(ours, theirs, rtol=0, atol=1e-4 * max(1e-3, float(np.abs(theirs).max()))):
-        raise ConversionError(
-            "the layers found do not reproduce the policy's outputs: its forward() does something "
-            "they do not show (a custom feature extractor?), so it cannot be converted"
-        )
-
-
-def _outputs(source: Source, observations: Observation) -> NDArray[np.float64]:
-    """What the source's last linear modules give, side by side: [B, n]."""
-    seen: dict[nn.Module, NDArray[np.float64]] = {}
-
-    def watch(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        seen[module] = output.detach().cpu().numpy().astype(np.float64)
-
-    hooks = [module.register_forward_hook(watch) for module in source.stack.outputs]
-    try:
-        source.act(observations)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if len(seen) < len(source.stack.outputs):
-        raise ConversionError("acting, the policy does not use the layers found in it")
-    return np.concatenate([seen[module] for module in source.stack.outputs], axis=1)
-
-
 def _from_model(
     model: BaseAlgorithm,
-    normalizer: Any,
+    statistics: Statistics,
     env_id: str | None,
     environment: Callable[[], Callable[[], gym.Env[Any, Any]]] | None,
     details: Mapping[str, Any],
@@ -136,7 +102,8 @@ def _from_model(
     epsilon = float(getattr(model, "exploration_rate", 0.0))
     return _from_policy(
         policy,
-        normalizer,
+        model.predict,
+        statistics,
         epsilon,
         details,
         env_id=env_id,
@@ -146,48 +113,72 @@ def _from_model(
 
 
 def _from_policy(
-    policy: BasePolicy, normalizer: Any, epsilon: float, details: Mapping[str, Any], **where: Any
+    policy: BasePolicy,
+    predict: Callable[..., Any],
+    statistics: Statistics,
+    epsilon: float,
+    details: Mapping[str, Any],
+    **where: Any,
 ) -> Source:
-    policy.set_training_mode(False)
     stack = plain_stack(policy, policy.action_space, epsilon)
     scale_images = getattr(policy, "normalize_images", True)
-    preprocessing = _preprocessing(policy.observation_space, normalizer, scale_images, stack)
+    preprocessing = _preprocessing(policy.observation_space, statistics, scale_images, stack)
+
+    def act(raw: Observation) -> NDArray[Any]:
+        with _as_found(policy):  # predict() leaves the policy in evaluation mode
+            return np.asarray(predict(preprocessing.normalized(raw), deterministic=True)[0])
+
     return Source(
         stack=stack,
         preprocessing=preprocessing,
         observation_space=policy.observation_space,
         action_space=policy.action_space,
-        act=lambda raw: policy.predict(preprocessing.normalized(raw), deterministic=True),
+        act=act,
         details=details,
         **where,
     )
 
 
-def _from_module(module: nn.Module, normalizer: Any, options: Mapping[str, Any]) -> Source:
+def _from_module(module: nn.Module, statistics: Statistics, options: Mapping[str, Any]) -> Source:
     missing = [name for name in ("observation_space", "action_space") if options[name] is None]
     if missing:
         raise ConversionError(
             f"a plain torch module says nothing about its spaces; pass {' and '.join(missing)}="
         )
-    module.eval()
     stack = plain_stack(module, options["action_space"], 0.0)
-    preprocessing = _preprocessing(options["observation_space"], normalizer, True, stack)
+    preprocessing = _preprocessing(options["observation_space"], statistics, True, stack)
     first = next(module.parameters())
+
+    def act(raw: Observation) -> None:
+        with _as_found(module), torch.no_grad():
+            module.eval()
+            module(torch.as_tensor(preprocessing(raw)).to(first))
+
     return Source(
         stack=stack,
         preprocessing=preprocessing,
         observation_space=options["observation_space"],
         action_space=options["action_space"],
-        act=lambda raw: module(torch.as_tensor(preprocessing(raw)).to(first)),
+        act=act,
         details={"module": type(module).__name__},
     )
 
 
+@contextmanager
+def _as_found(module: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes of a module and its parts are put back as they were."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def _preprocessing(
-    space: spaces.Space[Any], normalizer: Any, scale_images: bool, stack: PlainStack
+    space: spaces.Space[Any], statistics: Statistics, scale_images: bool, stack: PlainStack
 ) -> Preprocessing:
-    normalize = {} if normalizer is None else statistics(normalizer)
-    preprocessing = from_space(space, normalize=normalize, scale_images=scale_images)
+    preprocessing = from_space(space, normalize=statistics, scale_images=scale_images)
     found, wanted = preprocessing.n_outputs(), stack.layers[0].weight.shape[1]
     if found != wanted:
         raise ConversionError(
@@ -199,28 +190,3 @@ def _preprocessing(
             f"the network has {n_values} outputs, the action space wants {stack.head.n_values}"
         )
     return preprocessing
-
-
-def _spec(model: BaseAlgorithm) -> Any:
-    """What made the model's environment, without SB3's Monitor, which changes no observation."""
-    env = model.get_env()
-    if env is None:
-        return None
-    try:
-        spec = env.get_attr("spec")[0]
-    except AttributeError:
-        return None
-    if spec is None:
-        return None
-    wrappers = tuple(w for w in spec.additional_wrappers if w.name != "Monitor")
-    return replace(spec, additional_wrappers=wrappers)
-
-
-def _made_again(spec: Any) -> gym.Env[Any, Any]:
-    try:
-        return gym.make(spec)
-    except ValueError as error:
-        raise ConversionError(
-            f"the model's environment cannot be made a second time ({error}); pass env= or "
-            "observations="
-        ) from error

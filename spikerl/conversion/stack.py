@@ -46,12 +46,14 @@ class PlainLayer:
 class PlainStack:
     """Linear layers, ReLU after all but the last, and the head that acts on the outputs.
 
-    outputs: the source's last linear modules; what they give is what the last layer must give.
+    outputs:   the modules of the source whose outputs, side by side, are the last layer's.
+    quantiles: they give [B, quantiles, n] (QR-DQN), of which the last layer gives the mean.
     """
 
     layers: tuple[PlainLayer, ...]
     head: Head
     outputs: tuple[nn.Module, ...]
+    quantiles: bool = False
 
     def activations(self, rows: FloatArray) -> list[FloatArray]:
         """The output [B, n] of every layer for rows [B, n_in]."""
@@ -71,7 +73,7 @@ def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: flo
     Raises ConversionError naming every layer that cannot be converted.
     """
     if not isinstance(policy, BasePolicy):
-        return _stack([("", policy)], _bare_head(action_space))
+        return _stack([("", policy)], _bare_head(action_space), policy)
     if isinstance(policy, DQNPolicy):
         return _stack(
             [
@@ -79,6 +81,7 @@ def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: flo
                 ("q_net.q_net", policy.q_net.q_net),
             ],
             _greedy_head(action_space, epsilon),
+            policy.q_net,
         )
     if isinstance(policy, QRDQNPolicy):
         return _quantiles(policy.quantile_net, action_space, epsilon)
@@ -90,6 +93,7 @@ def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: flo
                 ("action_net", policy.action_net),
             ],
             _actor_critic_head(policy, action_space),
+            policy.action_net,
         )
     if isinstance(policy, (SACPolicy, TQCPolicy)):
         return _squashed_gaussian(policy.actor, action_space)
@@ -118,7 +122,10 @@ def _feed_forward(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
     )
 
 
-def _stack(chain: Named, head: Head) -> PlainStack:
+def _stack(chain: Named, head: Head, output: nn.Module | None = None) -> PlainStack:
+    """output: the module that gives the values, if not the chain's last Linear."""
+    if output is not None:
+        return PlainStack(_layers(chain), head, (output,))
     last = [module for _, module in _leaves(chain) if isinstance(module, nn.Linear)][-1:]
     return PlainStack(_layers(chain), head, tuple(last))
 
@@ -161,7 +168,8 @@ def _layers(chain: Named) -> tuple[PlainLayer, ...]:
 
 def _leaves(chain: Named) -> Iterable[tuple[str, nn.Module]]:
     for name, module in chain:
-        children = list(module.named_children())
+        # Not named_children(): it leaves out a module that is used a second time.
+        children = [(key, part) for key, part in module._modules.items() if part is not None]
         if isinstance(module, CombinedExtractor):
             children = [(f"extractors.{key}", part) for key, part in module.extractors.items()]
         if children:
@@ -212,7 +220,7 @@ def _quantiles(net: Any, space: spaces.Space[Any], epsilon: float) -> PlainStack
         ("quantile_net.features_extractor", net.features_extractor),
         ("quantile_net.quantile_net", net.quantile_net),
     ]
-    stack = _stack(chain, _greedy_head(space, epsilon))
+    stack = _stack(chain, _greedy_head(space, epsilon), net)
     *hidden, last = stack.layers
     # SB3 views the outputs as [B, n_quantiles, n_actions] and averages over the quantiles
     n_actions = int(space.n)  # type: ignore[attr-defined]
@@ -222,7 +230,7 @@ def _quantiles(net: Any, space: spaces.Space[Any], epsilon: float) -> PlainStack
         last.bias.reshape(-1, n_actions).mean(axis=0),
         relu=False,
     )
-    return PlainStack((*hidden, mean), stack.head, stack.outputs)
+    return PlainStack((*hidden, mean), stack.head, stack.outputs, quantiles=True)
 
 
 def _actor_critic_head(policy: ActorCriticPolicy, space: spaces.Space[Any]) -> Head:

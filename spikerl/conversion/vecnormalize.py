@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
 
-from spikerl.errors import ConversionError
+from spikerl.errors import ConversionError, ConversionWarning
 from spikerl.preprocessing import Normalize
 
 _NUMPY = {
@@ -57,7 +59,53 @@ class _Statistics(pickle.Unpickler):
         return type(name, (_Shell,), {})
 
 
-def statistics(source: Any) -> dict[str | None, Normalize]:
+Statistics = Mapping[str | None, Normalize]
+
+
+def agreed_statistics(given: Any, own: Any, env: Any, *, complete: bool = False) -> Statistics:
+    """The statistics to normalise with: those given, else those that source and env agree on.
+
+    given:    a VecNormalize or a path the user named, which settles it.
+    own:      the source's own, or None.
+    env:      what the user passed to collect observations in, perhaps with a VecNormalize in it.
+    complete: whether the source is known to have none where own is None.
+    Raises ConversionError where the source and env have different ones.
+    """
+    if given is not None:
+        return statistics(given)
+    wrapper = unwrap_vec_wrapper(env, VecNormalize) if isinstance(env, VecEnv) else None
+    known = own is not None or complete
+    mine = {} if own is None else statistics(own)
+    theirs = {} if wrapper is None else statistics(wrapper)
+    if not theirs:
+        return mine
+    if known and not _same(mine, theirs):
+        found = "others than the policy was trained with" if mine else "the policy has none"
+        raise ConversionError(
+            f"env= normalises observations with statistics of its own, and {found}: pass "
+            "vecnormalize= (a VecNormalize or a saved one) to say which count, or env= without it"
+        )
+    if not known:
+        warnings.warn(
+            "observations are normalised with the statistics of env=: the policy has none of its "
+            "own",
+            ConversionWarning,
+            stacklevel=2,
+        )
+    return theirs
+
+
+def _same(mine: Statistics, theirs: Statistics) -> bool:
+    return set(mine) == set(theirs) and all(
+        one.mean.shape == other.mean.shape
+        and np.allclose(one.mean, other.mean)
+        and np.allclose(one.var, other.var)
+        and (one.epsilon, one.clip) == (other.epsilon, other.clip)
+        for one, other in ((mine[key], theirs[key]) for key in mine)
+    )
+
+
+def statistics(source: Any) -> Statistics:
     """Normalize by Dict key (None for a plain observation); empty if observations are not scaled.
 
     source: a VecNormalize, or the path of a saved one.
