@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from spikerl.decoding import Binary, Categorical, Decoder, Gaussian, Head
+from spikerl.decoding import Binary, Categorical, Decoder, FirstSpike, Gaussian, Head
 from spikerl.encoding import Encoder
 from spikerl.errors import SpikerlError, listed
 from spikerl.network import Recording, SpikingNetwork
@@ -50,7 +50,7 @@ class SpikingAgent:
             raise SpikerlError(listed("the parts of this agent do not fit", problems))
 
     def _problems(self) -> list[str]:
-        found = checked_sim_steps(self.sim_steps)
+        found = checked_whole("sim_steps", self.sim_steps)
         found += self.preprocessing.problems(self.observation_space)
         channels = self.encoder.n_channels(self.preprocessing.n_outputs())
         if channels != self.network.n_in:
@@ -89,6 +89,13 @@ class SpikingAgent:
             if found != wanted
         ]
 
+    @property
+    def bound_to_steps(self) -> bool:
+        """Whether its read-out was made for just this sim_steps: fitted, or the first spike."""
+        recipe = self.provenance.get("recipe")
+        fitted = isinstance(recipe, Mapping) and recipe.get("penalty") is not None
+        return fitted or isinstance(self.decoder.read, FirstSpike)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to one file, atomically: arrays and JSON, no pickle."""
         from spikerl.files import save_agent
@@ -103,18 +110,17 @@ class SpikingAgent:
         return load_agent(path)
 
 
-def checked_sim_steps(sim_steps: Any) -> list[str]:
-    """The problem with a number of steps, if there is one."""
-    whole = isinstance(sim_steps, (int, np.integer)) and not isinstance(sim_steps, bool)
-    if whole and sim_steps >= 1:
+def checked_whole(name: str, value: Any, least: int = 1) -> list[str]:
+    """The problem with a whole number such as sim_steps, if there is one."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if whole and value >= least:
         return []
-    return [f"sim_steps must be a whole number >= 1, found {sim_steps!r}"]
+    return [f"{name} must be a whole number >= {least}, found {value!r}"]
 
 
 def checked_seed(seed: Any) -> list[str]:
     """The problem with a seed, if there is one; None lets chance decide."""
-    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if seed is None or (whole and seed >= 0):
+    if seed is None or not checked_whole("seed", seed, least=0):
         return []
     return [f"seed must be None or a whole number >= 0, found {seed!r}"]
 

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +110,7 @@ def evaluate(
         int | None, typer.Option("--sim-steps", "-T", help="Steps per decision.")
     ] = None,
     vecnormalize: VecNormalizeFile = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode, and of chance.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Run the original and the spiking agent on the same seeds, side by side."""
@@ -120,8 +121,11 @@ def evaluate(
     from spikerl.conversion.environments import maker, todays_id
     from spikerl.evaluation import evaluate as run
     from spikerl.hardware import HardwarePolicy
+    from spikerl.metrics import error_unit
 
     backends.get(backend)  # refuse an unknown one before the work begins
+    if agent is not None and vecnormalize is not None:
+        raise SpikerlError("--vecnormalize is for converting; a saved --agent has its statistics")
     checkpoint = load_checkpoint(source)
     env_id = env or checkpoint.env_id
     if env_id is None:
@@ -134,10 +138,17 @@ def evaluate(
         spiking = SpikingAgent.load(agent)
     else:
         with err.status("converting"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # todays_id() above has said it
+            warnings.simplefilter("ignore")  # the report repeats them, and they are printed below
             spiking = to_agent(
-                source, env=make_env, sim_steps=sim_steps or 32, vecnormalize=vecnormalize
+                source,
+                env=make_env,
+                sim_steps=sim_steps or 32,
+                vecnormalize=vecnormalize,
+                seed=seed,
             )
+        assert spiking.report is not None  # convert() always measures
+        for warning in spiking.report.warnings:
+            _note(warning)
     with (
         HardwarePolicy(spiking, backend, seed=seed, sim_steps=sim_steps) as policy,
         _progress("episodes", 2 * episodes, as_json) as progress,
@@ -166,7 +177,7 @@ def evaluate(
         table.add_row(
             f"{side.name} ({note})",
             f"{side.mean_return.value:.1f} ± {side.std:.1f}",
-            f"{side.mean_return.low:.1f} to {side.mean_return.high:.1f}",
+            "" if episodes == 1 else f"{side.mean_return.low:.1f} to {side.mean_return.high:.1f}",
             f"{side.mean_length:.0f}",
             f"{side.decisions_per_second:,.0f}",
         )
@@ -181,8 +192,8 @@ def evaluate(
     if result.action_error is not None:
         e = result.action_error
         out.print(
-            f"action error on the states visited: {e.value:.2f} % of the range, 95 % interval "
-            f"{e.low:.2f} to {e.high:.2f}",
+            f"action error on the states visited: {e.value:.2f} % of "
+            f"{error_unit(spiking.action_space)}, 95 % interval {e.low:.2f} to {e.high:.2f}",
             highlight=False,
         )
     rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
@@ -317,17 +328,31 @@ def main() -> None:
 def _show_warning(message: Any, category: Any, *place: Any, **more: Any) -> None:
     from spikerl.errors import ConversionWarning
 
-    kind = "note" if issubclass(category, ConversionWarning) else category.__name__
+    if issubclass(category, ConversionWarning):
+        _note(message)
+    else:
+        _note(message, kind=category.__name__)
+
+
+def _note(message: Any, kind: str = "note") -> None:
     err.print(f"{kind}: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(data: Any) -> None:
     def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
         if isinstance(value, (set, frozenset)):
             return sorted(value)
-        return value.item() if hasattr(value, "item") else str(value)
+        if hasattr(value, "item"):
+            value = value.item()
+        if isinstance(value, float) and not isfinite(value):
+            return None  # JSON has no word for it
+        return value if isinstance(value, (str, int, float, type(None))) else str(value)
 
-    print(json.dumps(data, default=plain))
+    print(json.dumps(plain(data), allow_nan=False))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.metrics import Predictor, firing_rates, percent_of_range
+from spikerl.metrics import Predictor, firing_rates, percent_error
 from spikerl.statistics import Estimate, mean, share
 
 
@@ -36,7 +36,8 @@ class Evaluation:
     """What two policies did on the same seeds.
 
     agreement:    share of equal actions on the states the spiking policy visited (discrete).
-    action_error: mean absolute error there in % of the action range (continuous).
+    action_error: mean absolute error there in % of the action range (continuous); see
+                  metrics.percent_error for a range without end.
     rates:        spikes per neuron and step of each spiking layer.
     """
 
@@ -82,7 +83,7 @@ def evaluate(
 
     def decide_originally(observation: Any, start: bool) -> Any:
         assert original is not None
-        rows = policy.agent.preprocessing.normalized(observation)
+        rows = policy.preprocessing.normalized(observation)
         return np.asarray(original.predict(rows, deterministic=True)[0])[0]
 
     def decide_spiking(observation: Any, start: bool) -> Any:
@@ -163,19 +164,17 @@ def _side(name: str, episodes: list[_Episode]) -> Side:
 def _likeness(policy: HardwarePolicy, original: Predictor, episodes: list[_Episode]) -> Estimate:
     """Agreement or action error on the states the spiking policy visited."""
     space = policy.agent.action_space
-    differences, labels = [], []
+    theirs, ours, labels = [], [], []
     for i, episode in enumerate(episodes):
-        rows = [policy.agent.preprocessing.normalized(o) for o in episode.observations]
+        rows = [policy.preprocessing.normalized(o) for o in episode.observations]
         if isinstance(rows[0], dict):
             batch: Any = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
         else:
             batch = np.concatenate(rows)
-        theirs = np.asarray(original.predict(batch, deterministic=True)[0])
-        actions = np.stack(episode.actions)
-        if isinstance(space, gym.spaces.Box):
-            differences.append(percent_of_range(actions - theirs, space))
-        else:
-            differences.append((actions == theirs).reshape(len(actions), -1).all(axis=1))
-        labels.append(np.full(len(actions), i))
-    measure = mean if isinstance(space, gym.spaces.Box) else share
-    return measure(np.concatenate(differences), np.concatenate(labels))
+        theirs.append(np.asarray(original.predict(batch, deterministic=True)[0]))
+        ours.append(np.stack(episode.actions))
+        labels.append(np.full(len(rows), i))
+    wanted, found, groups = (np.concatenate(parts) for parts in (theirs, ours, labels))
+    if isinstance(space, gym.spaces.Box):
+        return mean(percent_error(found, wanted, space), groups)
+    return share((found == wanted).reshape(len(found), -1).all(axis=1), groups)

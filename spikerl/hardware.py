@@ -6,16 +6,17 @@ Imports agent, the back-end registry and the numpy core; no torch, no SB3.
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+import warnings
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spikerl import backends
-from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
+from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.backends.base import Backend
 from spikerl.backends.worker import WorkerBackend
-from spikerl.errors import SessionClosed, ShapeError, SpikerlError
+from spikerl.errors import ConversionWarning, SessionClosed, ShapeError, SpikerlError
 from spikerl.network import FloatArray, Recording
 from spikerl.preprocessing import Observation
 
@@ -27,13 +28,17 @@ class HardwarePolicy:
     backend:   a name from spikerl.backends.available(), or a Backend.
     n_envs:    rows the back end is built for. A stateless agent takes larger batches in pieces.
     seed:      of everything random: encoder, sampling, back end. Same seed, same actions.
-    sim_steps: steps per decision, if not the agent's own.
+    sim_steps: steps per decision, if not the agent's own; a ConversionWarning says where the
+               read-out was made for just those.
+    observations: "raw", as the environment returns them, or "normalized", where the environment is
+               wrapped in a VecNormalize that has done it.
     isolation: "process" gives the back end a process of its own; one that dies is replaced.
     python: another interpreter for that process, such as "venv/bin/python".
     record_spikes: keep every spike in `recording`.
     Further keywords go to the back end. Raises SpikerlError and its children.
 
-    recording: the Recording of the last decision, None before the first.
+    recording:     the Recording of the last decision, None before the first.
+    preprocessing: what is done to observations, the agent's or less.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class HardwarePolicy:
         n_envs: int = 1,
         seed: int | None = None,
         sim_steps: int | None = None,
+        observations: Literal["raw", "normalized"] = "raw",
         isolation: str | None = None,
         python: str | os.PathLike[str] | None = None,
         record_spikes: bool = False,
@@ -53,8 +59,23 @@ class HardwarePolicy:
             raise SpikerlError(f"isolation is {isolation!r}, wanted 'process' or None")
         self.agent = agent if isinstance(agent, SpikingAgent) else SpikingAgent.load(agent)
         self.sim_steps = self.agent.sim_steps if sim_steps is None else sim_steps
-        if problems := checked_sim_steps(self.sim_steps) + checked_seed(seed):
+        problems = checked_whole("sim_steps", self.sim_steps) + checked_seed(seed)
+        problems += checked_whole("n_envs", n_envs)
+        if observations not in ("raw", "normalized"):
+            problems.append(f"observations is {observations!r}, wanted 'raw' or 'normalized'")
+        if problems:
             raise SpikerlError("; ".join(problems))
+        self.preprocessing = self.agent.preprocessing
+        if observations == "normalized":
+            self.preprocessing = self.preprocessing.without_normalization()
+        if self.agent.bound_to_steps and self.sim_steps != self.agent.sim_steps:
+            warnings.warn(
+                f"this agent's read-out was made for {self.agent.sim_steps} steps: at "
+                f"{self.sim_steps} its report does not hold; convert with "
+                f"sim_steps={self.sim_steps} instead",
+                ConversionWarning,
+                stacklevel=2,
+            )
         if not isinstance(backend, (str, Backend)):
             raise SpikerlError(f"backend is {backend!r}; wanted a name or a Backend")
         self.backend: Backend
@@ -86,19 +107,19 @@ class HardwarePolicy:
     ) -> tuple[NDArray[Any], Any]:
         """Actions for one observation or a batch, as SB3's predict() returns them.
 
-        observation:   as the environment returns it, raw: the agent normalises itself.
+        observation:   as the environment returns it: the agent normalises by itself, unless
+                       observations="normalized".
         state:         for a stateful agent what the last call returned; None starts all rows anew.
         episode_start: bool [B]; a stateful agent's rows that begin an episode.
         Returns (action, state); state stays None for a stateless agent.
         """
         self._check_open()
-        batch, vectorised = self.agent.preprocessing.batched(observation)
-        rows = self.agent.preprocessing.rows(batch)
+        batch, vectorised = self.preprocessing.batched(observation)
+        rows = self.preprocessing.rows(batch)
         if self.agent.stateful:
             self._start_episodes(len(rows), state, episode_start)
         values = self._values(rows)
         if self.agent.stateful:
-            self._decisions += 1
             state = self._decisions.copy()
         action = self.agent.decoder.action(values, deterministic, self._rng)
         action = action.astype(self.agent.action_space.dtype, copy=False)
@@ -107,10 +128,10 @@ class HardwarePolicy:
     def values(self, observation: Observation) -> FloatArray:
         """The decoder's values [B, n_out]: Q values, logits or means.
 
-        A stateful agent moves on by one decision.
+        A stateful agent moves on by one decision, and a state predict() gave before is out of date.
         """
         self._check_open()
-        rows = self.agent.preprocessing(observation)
+        rows = self.preprocessing(observation)
         if self.agent.stateful and len(rows) != self.n_envs:
             raise ShapeError(self._rows_message(len(rows)))
         return self._values(rows)
@@ -136,6 +157,7 @@ class HardwarePolicy:
                 self._session.reset()
             drive = self.agent.encoder.encode(rows[start : start + size], self.sim_steps, self._rng)
             recordings.append(self._session.run(drive, record_spikes=self._record_spikes))
+        self._decisions += self.agent.stateful
         self.recording = recordings[0] if len(recordings) == 1 else Recording.joined(recordings)
         return self.agent.decoder.values(self.recording)
 
@@ -150,9 +172,13 @@ class HardwarePolicy:
                 "and cannot go back; pass the latest state, or None to start anew"
             )
         if episode_start is not None:
-            starts = np.asarray(episode_start, dtype=np.bool_).reshape(-1)
-            if starts.shape != (self.n_envs,):
-                raise ShapeError(f"episode_start has shape {starts.shape}, wanted ({self.n_envs},)")
+            starts = np.asarray(episode_start).reshape(-1)
+            if starts.shape != (self.n_envs,) or starts.dtype.kind not in "biu":
+                raise ShapeError(
+                    f"episode_start has shape {starts.shape} and dtype {starts.dtype}, wanted "
+                    f"({self.n_envs},) and bool"
+                )
+            starts = starts.astype(np.bool_)
             if starts.any():
                 self.reset(starts)
 

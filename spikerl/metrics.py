@@ -52,28 +52,36 @@ def action_error(
 ) -> Estimate:
     """Mean absolute difference of the actions, in % of the action range, with a 95 % interval.
 
-    Arguments as for agreement(). Raises SpikerlError for discrete actions.
+    Arguments and, where a range is infinite, the unit: as for agreement() and percent_error().
+    Raises SpikerlError for discrete actions.
     """
     space = policy.agent.action_space
     if not isinstance(space, spaces.Box):
         raise SpikerlError("action_error is for continuous actions; use metrics.agreement")
-    ours, theirs = _actions(policy, model, observations)
-    return mean(percent_of_range(ours - theirs, space), episodes)
+    return mean(percent_error(*_actions(policy, model, observations), space), episodes)
 
 
-def percent_of_range(difference: NDArray[Any], space: spaces.Box) -> NDArray[np.float64]:
-    """Mean |difference| per row in % of the action range; [B, *shape] -> [B].
+def percent_error(
+    ours: NDArray[Any], theirs: NDArray[Any], space: spaces.Box
+) -> NDArray[np.float64]:
+    """Mean |ours - theirs| per row in % of the action range; [B, *shape] -> [B].
 
-    Raises SpikerlError where a range is infinite or empty: it has no percent.
+    An action without bounds on both sides has no range: its error is in % of the standard deviation
+    of theirs (of 1 where they are all equal).
     """
+    wanted = theirs.astype(np.float64)
     width = space.high.astype(np.float64) - space.low  # in float32 it may overflow
-    if not (np.isfinite(width) & (width > 0)).all():
-        raise SpikerlError(
-            f"wanted an action space bounded on both sides and not empty, found {space}"
-        )
-    share_of_range = np.abs(difference).astype(np.float64) / width
-    rows: NDArray[np.float64] = 100.0 * share_of_range.reshape(len(difference), -1).mean(axis=1)
+    unit = np.where(np.isfinite(width), width, wanted.std(axis=0))
+    error = np.abs(ours.astype(np.float64) - wanted) / np.where(unit > 0, unit, 1.0)
+    rows: NDArray[np.float64] = 100.0 * error.reshape(len(error), -1).mean(axis=1)
     return rows
+
+
+def error_unit(space: spaces.Space[Any]) -> str:
+    """What percent_error() is in per cent of."""
+    if isinstance(space, spaces.Box) and not space.is_bounded("both"):
+        return "the range (of the original's standard deviation where there is none)"
+    return "the range"
 
 
 def firing_rates(recording: Recording) -> tuple[float, ...]:
@@ -93,6 +101,6 @@ def _actions(
             "loop instead"
         )
     ours, _ = policy.predict(observations, deterministic=True)
-    source = policy.agent.preprocessing.normalized(observations)
+    source = policy.preprocessing.normalized(observations)
     theirs, _ = model.predict(source, deterministic=True)
     return ours, np.asarray(theirs)

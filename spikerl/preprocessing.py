@@ -8,7 +8,7 @@ Dict entries. It also checks what comes in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -186,6 +186,21 @@ class Preprocessing:
             out[part.key] = x
         return out.get(None, out)
 
+    def without_normalization(self) -> Preprocessing:
+        """The same for observations that VecNormalize has been over already.
+
+        Raises SpikerlError where there are no statistics to leave out.
+        """
+        inputs = tuple(
+            replace(part, steps=tuple(s for s in part.steps if not isinstance(s, Normalize)))
+            for part in self.inputs
+        )
+        if all(len(a.steps) == len(b.steps) for a, b in zip(inputs, self.inputs, strict=True)):
+            raise SpikerlError(
+                "this agent was trained on observations that were not normalised; pass them raw"
+            )
+        return Preprocessing(inputs)
+
     def _keys(self) -> list[str]:
         return sorted(str(part.key) for part in self.inputs)
 
@@ -227,6 +242,8 @@ def _step_problems(part: Input) -> list[str]:
 
 def _batch(value: Any, part: Input) -> tuple[NDArray[Any], bool]:
     where = f"observation {part.key!r}" if part.key is not None else "the observation"
+    if np.ma.is_masked(value):
+        raise ShapeError(f"{where} is a masked array: its masked entries have no value")
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from spikerl.errors import SpikerlError
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+BLOCKS = 50  # a stretch of time is cut into, where nothing else tells which values are alike
 
 
 @dataclass(frozen=True)
@@ -31,31 +33,52 @@ class Estimate:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def share(hits: ArrayLike, groups: ArrayLike | None = None, seed: int = 0) -> Estimate:
+def share(
+    hits: ArrayLike, groups: ArrayLike | None = None, seed: int = 0, unit: str = "episodes"
+) -> Estimate:
     """The share of true values, with Wilson's interval (Wilson 1927).
 
     groups: the episode of each value. Decisions of one episode are not independent, so a bootstrap
     over whole episodes is made too and the wider of the two intervals is given.
+    unit: what the groups are, for the method's name.
     Raises SpikerlError where there are no values.
     """
     array = _some(hits)
     n, p = len(array), float(array.mean())
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
-    low, high, method = max(0.0, centre - half), min(1.0, centre + half), "wilson"
-    if groups is not None and len(np.unique(groups)) > 1:
-        spread = mean(array, groups, seed)
+    # At the ends the formula is exact but for rounding.
+    low = 0.0 if p == 0.0 else max(0.0, centre - half)
+    high = 1.0 if p == 1.0 else min(1.0, centre + half)
+    method = "wilson"
+    if groups is not None and n > 1:
+        spread = mean(array, groups, seed, unit=unit)
         low, high = min(low, spread.low), max(high, spread.high)
-        method = "wilson and bootstrap over episodes"
+        method = f"wilson and {spread.method}"
     return Estimate(p, low, high, n, method)
 
 
 def mean(
-    values: ArrayLike, groups: ArrayLike | None = None, seed: int = 0, resamples: int = 2000
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    unit: str = "episodes",
 ) -> Estimate:
-    """The mean with a percentile bootstrap interval (Efron 1979), over whole groups if given."""
+    """The mean with a percentile bootstrap interval (Efron 1979), over whole groups if given.
+
+    One group alone cannot be resampled: it is cut into blocks, so its values must be in the order
+    of time (Kuensch 1989). One value alone has no interval: low and high are NaN.
+    """
     array = _some(values)
-    labels = np.arange(len(array)) if groups is None else np.asarray(groups)
+    if len(array) == 1:
+        return Estimate(float(array[0]), nan, nan, 1, "no interval: one value")
+    labels, method = np.arange(len(array)), "bootstrap"
+    if groups is not None:
+        labels, method = np.asarray(groups), f"bootstrap over {unit}"
+        if len(np.unique(labels)) == 1:
+            labels = np.arange(len(array)) * min(BLOCKS, len(array)) // len(array)
+            method = "bootstrap over blocks of time"
     _, index = np.unique(labels, return_inverse=True)
     sums, sizes = np.bincount(index, weights=array), np.bincount(index)
     n = len(sums)
@@ -67,7 +90,6 @@ def mean(
         draw = rng.integers(n, size=(min(block, resamples - len(means)), n))
         means.extend(sums[draw].sum(axis=1) / sizes[draw].sum(axis=1))
     low, high = np.quantile(means, [0.025, 0.975])
-    method = "bootstrap" if groups is None else "bootstrap over episodes"
     return Estimate(float(array.mean()), float(low), float(high), len(array), method)
 
 

@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 from small_agents import AGENTS, pole, walker
 
-from spikerl.agent import SpikingAgent, checked_sim_steps
+from spikerl.agent import SpikingAgent, checked_whole
 from spikerl.decoding import Binary, Categorical, Decoder, FinalPotential, Gaussian, SpikeCount
 from spikerl.encoding import LatencySpike, PoissonSpikes
 from spikerl.errors import SpikerlError
@@ -26,13 +26,13 @@ def test_agents_are_frozen(name: str) -> None:
 
 @pytest.mark.parametrize("sim_steps", [0, -1, 1.0, True, None, "3"])
 def test_a_number_of_steps_is_whole_and_positive(sim_steps: Any) -> None:
-    assert "must be a whole number >= 1" in checked_sim_steps(sim_steps)[0]
+    assert "must be a whole number >= 1" in checked_whole("sim_steps", sim_steps)[0]
     with pytest.raises(SpikerlError, match="sim_steps must be a whole number >= 1"):
         replace(pole(), sim_steps=sim_steps)
 
 
 def test_a_number_of_steps_may_come_from_numpy() -> None:
-    assert checked_sim_steps(np.int32(4)) == []
+    assert checked_whole("sim_steps", np.int32(4)) == []
 
 
 def test_all_misfits_are_named_at_once() -> None:

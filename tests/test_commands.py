@@ -65,6 +65,14 @@ def test_evaluate_prints_one_json_document(tmp_path: Path) -> None:
     assert result["original"]["returns"] == [500.0, 500.0]
 
 
+def test_evaluate_says_what_the_conversion_warned_of() -> None:
+    done = run("evaluate", AGENT, "--episodes", 1, "-T", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "note: the network is too coarse for its action gaps" in done.stderr
+    result = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(word))
+    assert result["spiking"]["mean_return"]["low"] is None  # one episode has no interval
+
+
 def test_backends_are_listed_with_what_they_can_do() -> None:
     table, machine = run("backends"), run("backends", "--json")
     for name in ("cpu", "reference", "torch"):
@@ -99,6 +107,8 @@ def tanh_agent(folder: Path) -> Path:
         (("convert", "TANH"), "mlp_extractor.policy_net.1: Tanh is not supported"),
         (("evaluate", AGENT, "--agent", ROOT / "LICENSE"), "cannot be loaded"),
         (("bench", "--net", "large"), "a net is written like"),
+        (("evaluate", AGENT, "--env", "no such env"), "'no such env' is no environment id"),
+        (("evaluate", AGENT, "--agent", "x", "--vecnormalize", "y"), "--vecnormalize is for conv"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_status(

@@ -294,6 +294,38 @@ def test_a_linear_policy_has_no_hidden_layer_and_is_exact() -> None:
     assert agent.report.action_error.value < 1e-4
 
 
+def test_actions_without_bounds_are_measured_by_their_spread() -> None:
+    torch.manual_seed(0)
+    agent = spikerl.convert(
+        nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)),
+        observations=np.random.default_rng(0).uniform(-1, 1, (600, 4)),
+        observation_space=box(4),
+        action_space=spaces.Box(-np.inf, np.inf, (2,)),
+        sim_steps=512,
+    )
+    assert agent.report is not None
+    assert agent.report.action_error is not None
+    assert 0 < agent.report.action_error.value < 5
+    assert any("standard deviation where there is none" in w for w in agent.report.warnings)
+
+
+def test_given_observations_have_an_interval_over_blocks_of_time(cartpole: Any) -> None:
+    source, observations = cartpole
+    agent = spikerl.convert(source, observations=observations)
+    assert agent.report is not None
+    assert agent.report.agreement is not None
+    assert agent.report.agreement.method == "wilson and bootstrap over blocks of time"
+    assert agent.report.episodes == 0
+
+
+def test_held_out_observations_that_were_calibrated_on_are_told(cartpole: Any) -> None:
+    source, observations = cartpole
+    for seen, told in ((observations, False), (np.tile(observations[:100], (10, 1)), True)):
+        report = spikerl.convert(source, observations=seen).report
+        assert report is not None
+        assert any("calibrated on as well" in warning for warning in report.warnings) == told
+
+
 def test_delays_are_part_of_the_network_that_is_measured(cartpole: Any) -> None:
     source, observations = cartpole
     agent = spikerl.convert(source, observations=observations, sim_steps=64, delay_steps=1)

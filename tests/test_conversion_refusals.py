@@ -103,6 +103,40 @@ def test_observations_that_cannot_be_used_are_refused(observations: Any, message
         spikerl.convert(model("dqn"), observations=observations)
 
 
+def test_a_rollout_buffer_is_refused() -> None:
+    source = model("ppo")
+    with pytest.raises(ConversionError, match="RolloutBuffer, which holds what the policy saw"):
+        spikerl.convert(source, observations=source.rollout_buffer)  # type: ignore[attr-defined]
+
+
+def test_masked_observations_are_refused() -> None:
+    seen = np.ma.masked_less(np.random.default_rng(0).standard_normal((50, 4)), -1)
+    with pytest.raises(ShapeError, match="is a masked array"):
+        spikerl.convert(model("dqn"), observations=seen)
+
+
+def test_delays_as_long_as_the_decision_are_refused() -> None:
+    with pytest.raises(ConversionError, match="16 in all: none arrives within sim_steps=16"):
+        spikerl.convert(model("dqn"), n_calibration=FEW, sim_steps=16, delay_steps=8)
+
+
+@pytest.mark.parametrize("name", ["n_calibration", "percentile", "delay_steps", "v_init"])
+def test_a_truth_value_is_no_number(name: str) -> None:
+    with pytest.raises(ConversionError, match=rf"{name} .*found True"):
+        spikerl.convert(model("dqn"), **{name: True})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    agent = spikerl.convert(
+        model("dqn"),
+        n_calibration=np.int64(FEW),  # type: ignore[arg-type]
+        percentile=np.float32(99.0),  # type: ignore[arg-type]
+        delay_steps=np.int32(1),
+    )
+    assert agent.report is not None
+    assert agent.report.calibration == FEW
+
+
 def test_weights_that_are_nan_are_refused() -> None:
     source = model("dqn")
     source.policy.q_net.q_net[2].weight.data[0, 0] = np.nan

@@ -181,6 +181,17 @@ def test_float32_rounds_weights_and_keeps_potentials_in_float64() -> None:
     assert 0 < error < 100 * 32 * np.abs(network.layers[1].weight).max() * 2**-24
 
 
+def test_the_network_of_a_float32_session_has_the_rounded_weights() -> None:
+    rng = np.random.default_rng(5)
+    hidden = Dense(np.eye(32))
+    network = SpikingNetwork([hidden, Dense(rng.normal(size=(72, 32)) / 8, v_threshold=1e9)])
+    drive = np.broadcast_to(np.eye(32), (50, 32, 32))  # one spike per step: no sum to be rounded
+    with get("cpu").compile(network, batch_size=32, precision="float32") as session:
+        got = session.run(drive).potential
+    assert np.abs(got - simulate(session.network, drive).potential).max() < 1e-12
+    assert np.abs(got - simulate(network, drive).potential).max() > 1e-8
+
+
 def test_a_constant_drive_gives_the_same_broadcast_or_copied() -> None:
     rng = np.random.default_rng(5)
     network = random_mlp(rng)

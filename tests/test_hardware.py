@@ -21,6 +21,7 @@ from spikerl.decoding import Categorical, Decoder, FinalPotential
 from spikerl.encoding import PoissonSpikes
 from spikerl.errors import (
     BackendError,
+    ConversionWarning,
     FileFormatError,
     SessionClosed,
     ShapeError,
@@ -28,6 +29,7 @@ from spikerl.errors import (
     UnsupportedNetwork,
 )
 from spikerl.hardware import HardwarePolicy
+from spikerl.metrics import agreement
 from spikerl.network import Dense, SpikingNetwork
 from spikerl.preprocessing import Normalize, from_space
 from spikerl.reference import simulate
@@ -94,6 +96,37 @@ def test_vec_normalize_statistics_travel_with_the_agent() -> None:
     ) as policy:
         assert np.array_equal(policy.values(raw), wanted)
     env.close()
+
+
+def test_observations_may_come_normalised() -> None:
+    """evaluate_policy in an environment that VecNormalize has been put around."""
+    agent = pole()
+    seen = observations(agent, 6)
+    with (
+        policy_of(agent, n_envs=6) as raw,
+        policy_of(agent, n_envs=6, observations="normalized") as policy,
+    ):
+        normal = agent.preprocessing.normalized(seen)
+        assert np.array_equal(policy.values(normal), raw.values(seen))
+        assert np.array_equal(policy.predict(normal)[0], raw.predict(seen)[0])
+        assert not np.array_equal(policy.values(seen), raw.values(seen))
+        model = Keeping()
+        agreement(policy, model, normal)
+    assert np.array_equal(model.seen, normal)
+    with pytest.raises(SpikerlError, match="not normalised; pass them raw"):
+        policy_of(balancer(), observations="normalized")
+    with pytest.raises(SpikerlError, match="wanted 'raw' or 'normalized'"):
+        policy_of(agent, observations="norm")
+
+
+class Keeping:
+    """A source policy that keeps what it saw."""
+
+    seen: Any = None
+
+    def predict(self, observation: Any, *, deterministic: bool = False) -> tuple[Any, None]:
+        self.seen = observation
+        return np.zeros(len(observation), np.int64), None
 
 
 def test_an_agent_may_be_a_path(tmp_path: Path) -> None:
@@ -226,6 +259,17 @@ def test_sim_steps_may_differ_from_the_agents_own() -> None:
         assert policy.recording.sim_steps == 3
 
 
+def fitted(**changes: Any) -> Any:
+    return replace(pole(), provenance={"recipe": {"penalty": 0.01}}, **changes)
+
+
+@pytest.mark.parametrize("agent", [fitted(), racer()], ids=["fitted", "first spike"])
+def test_a_read_out_made_for_some_steps_warns_at_others(agent: Any) -> None:
+    policy_of(agent, sim_steps=agent.sim_steps).close()
+    with pytest.warns(ConversionWarning, match=f"made for {agent.sim_steps} steps: at 100 its"):
+        policy_of(agent, sim_steps=100).close()
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -234,6 +278,7 @@ def test_sim_steps_may_differ_from_the_agents_own() -> None:
     [
         (np.zeros(3), r"has shape \(3,\), wanted \(4,\) for one or \(n, 4\) for a batch"),
         (np.array(["a"] * 4), "wanted numbers"),
+        (np.ma.masked_array(np.zeros(4), [0, 0, 1, 0]), "is a masked array"),
         (np.array([0, 0, np.nan, 0]), "NaN or infinite"),
         (np.array([[0, 0, np.inf, 0]]), "NaN or infinite"),
         ((np.zeros(4), {}), "the observation is a tuple"),
@@ -307,7 +352,7 @@ def test_a_network_that_does_not_fit_is_refused_with_all_reasons_at_once() -> No
         (Dense(np.ones((4, 4)), np.ones(4), decay=0.5), balancer().network.layers[0])
     )
     with pytest.raises(UnsupportedNetwork) as caught:
-        HardwarePolicy(balancer(network=network), Tiny(), n_envs=0)
+        Tiny().compile(network, batch_size=0)
     assert caught.value.problems == (
         "layer 0: reset='subtract' is not supported, only zero",
         "layer 0: decay < 1 is not supported",
@@ -330,6 +375,13 @@ def test_sampling_is_refused_where_the_noise_is_unknown() -> None:
         assert policy.predict(np.zeros(2))[0].shape == (1, 2)
         with pytest.raises(SpikerlError, match="explored with gSDE"):
             policy.predict(np.zeros(2), deterministic=False)
+
+
+@pytest.mark.parametrize("n_envs", [0, -1, 1.5, True, "a"])
+def test_a_number_of_environments_below_one_is_refused(n_envs: Any) -> None:
+    for agent in (balancer(), balancer(stateful=True)):
+        with pytest.raises(SpikerlError, match="n_envs must be a whole number >= 1"):
+            policy_of(agent, n_envs=n_envs)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True])

@@ -105,10 +105,19 @@ def test_stateful_agents_keep_one_row_per_environment(stateful: HardwarePolicy) 
         for method in (stateful.predict, stateful.values):
             with pytest.raises(ShapeError, match=r"found \d observations, n_envs=3; make the"):
                 method(seen)
-    with pytest.raises(ShapeError, match=r"episode_start has shape \(2,\), wanted \(3,\)"):
-        stateful.predict(ONES, None, np.zeros(2, bool))
-    with pytest.raises(ShapeError, match="rows must be a bool mask"):
-        stateful.reset([5])
+    for starts in (np.zeros(2, bool), ["a", "", ""], [0.0, 1.0, 0.0]):
+        with pytest.raises(ShapeError, match=r"episode_start has .* wanted \(3,\) and bool"):
+            stateful.predict(ONES, None, starts)
+    for rows in ([5], [-1], ["a"]):
+        with pytest.raises(ShapeError, match="rows must be a bool mask"):
+            stateful.reset(rows)
+
+
+def test_values_make_a_state_out_of_date(stateful: HardwarePolicy) -> None:
+    _, state = stateful.predict(ONES)
+    stateful.values(ONES)
+    with pytest.raises(SpikerlError, match="pass the latest state"):
+        stateful.predict(ONES, state)
 
 
 def test_evaluate_policy_passes_the_state_through() -> None:

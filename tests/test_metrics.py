@@ -13,7 +13,7 @@ from small_agents import arm, observations, pixels, pole, thrower, walker
 from spikerl.agent import SpikingAgent
 from spikerl.errors import ShapeError, SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.metrics import action_error, agreement, firing_rates, percent_of_range
+from spikerl.metrics import action_error, agreement, error_unit, firing_rates, percent_error
 from spikerl.network import Dense, SpikingNetwork
 from spikerl.reference import simulate
 
@@ -76,19 +76,25 @@ def test_the_action_error_is_in_percent_of_the_range() -> None:
     assert off.value == pytest.approx(5.0, rel=1e-5)  # 0.2 of 2 in one of two numbers
 
 
-def test_percent_of_range_by_hand() -> None:
+def test_percent_error_by_hand() -> None:
     space = spaces.Box(np.float32([[0, -1]]), np.float32([[4, 1]]))
-    assert percent_of_range(np.array([[[1.0, 0.0]], [[-2.0, 2.0]]]), space).tolist() == [12.5, 75.0]
+    theirs = np.array([[[1.0, 0.0]], [[3.0, -1.0]]])
+    ours = theirs + np.array([[[1.0, 0.0]], [[-2.0, 2.0]]])
+    assert percent_error(ours, theirs, space).tolist() == [12.5, 75.0]
 
 
-@pytest.mark.parametrize("high", [np.inf, 3e38])
-def test_an_action_range_without_end_has_no_percent(high: float) -> None:
-    space = spaces.Box(np.float32([-high]), np.float32([high]))
-    if np.isinf(high):
-        with pytest.raises(SpikerlError, match="bounded on both sides"):
-            percent_of_range(np.ones((2, 1)), space)
-    else:
-        assert np.isfinite(percent_of_range(np.ones((2, 1)), space)).all()
+def test_an_action_without_bounds_is_measured_by_its_spread() -> None:
+    space = spaces.Box(np.float32([-np.inf, 0.0, 3.0]), np.float32([1.0, 2.0, 3.0]))
+    theirs = np.array([[-4.0, 1.0, 3.0], [4.0, 1.0, 3.0]])  # standard deviation 4, range 2, none
+    ours = theirs + np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    assert percent_error(ours, theirs, space).tolist() == [pytest.approx(50 / 3), 0.0]
+    assert "standard deviation" in error_unit(space)
+    assert error_unit(spaces.Box(-1, 1, (2,))) == "the range"
+
+
+def test_a_range_beyond_float32_is_still_a_range() -> None:
+    space = spaces.Box(np.float32([-3e38]), np.float32([3e38]))
+    assert np.isfinite(percent_error(np.ones((2, 1)), np.zeros((2, 1)), space)).all()
 
 
 def test_each_measure_names_the_other_for_the_other_kind_of_actions() -> None:

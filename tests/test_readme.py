@@ -61,6 +61,23 @@ def test_every_command_runs_in_the_order_of_the_readme(checkout):
         assert done.stdout.strip(), command
 
 
+def figures(text):
+    """The returns, the agreement and the rates that `spikerl evaluate` prints."""
+    returns = re.findall(r"│ (?:original|spiking).*?│ *([\d.]+) ±", text)
+    (agreement,) = re.findall(r"states visited: ([\d.]+)%", text)
+    (rates,) = re.findall(r"by layer: (.*)", text)
+    return [float(x) for x in (*returns, agreement, *rates.split(", "))]
+
+
+def test_the_table_of_the_readme_is_what_the_command_prints(checkout):
+    (shown,) = [code for language, code in BLOCKS if language == "text" and "episodes" in code]
+    (command,) = [c for c in COMMANDS if re.fullmatch(r"spikerl evaluate \S+", c)]
+    found, wanted = figures(run(["bash", "-c", command], checkout).stdout), figures(shown)
+    assert len(found) == len(wanted)
+    # Matrix products of another machine round otherwise, and a closed loop amplifies it.
+    assert found == pytest.approx(wanted, rel=0.02)
+
+
 def test_the_ci_script_runs_the_test_command_of_the_readme():
     (command,) = [line for line in COMMANDS if line.startswith("python -m pytest")]
     assert command in (ROOT / ".ci" / "run").read_text()

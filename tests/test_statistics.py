@@ -82,9 +82,31 @@ def test_the_interval_over_episodes_is_never_narrower() -> None:
     assert together.high >= alone.high
 
 
-def test_one_episode_cannot_be_resampled() -> None:
-    hits = [1, 1, 0, 1]
-    assert share(hits, [7] * 4) == share(hits)
+def test_one_episode_is_cut_into_blocks_of_time() -> None:
+    """The interval covers where neighbours are alike, and the one that ignores it does not."""
+    rng = np.random.default_rng(3)
+    plain, blocks = [], []
+    for _ in range(150):
+        hits = np.repeat(rng.random(100) < 0.8, 40)  # one long episode
+        for estimate, covered in ((share(hits), plain), (share(hits, np.zeros(4000)), blocks)):
+            covered.append(estimate.low <= 0.8 <= estimate.high)
+    assert np.mean(plain) < 0.6
+    assert np.mean(blocks) > 0.88
+    assert mean(hits, np.zeros(4000)).method == "bootstrap over blocks of time"
+
+
+def test_one_value_has_no_interval() -> None:
+    got = mean([2.5])
+    assert got.value == 2.5
+    assert np.isnan([got.low, got.high]).all()
+    assert got.method == "no interval: one value"
+    assert share([1], [0]) == share([1])
+
+
+def test_a_share_of_none_or_all_ends_exactly_there() -> None:
+    for n in (3, 7, 20, 1234):
+        assert share([0] * n).low == 0.0
+        assert share([1] * n).high == 1.0
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

@@ -215,12 +215,14 @@ class Session(ABC):
         try:
             if chosen.dtype == np.bool_ and chosen.shape != mask.shape:
                 raise IndexError
+            if chosen.dtype.kind == "i" and (chosen < 0).any():
+                raise IndexError  # numpy would count from the end
             if chosen.size:
                 mask[chosen] = True
         except IndexError:
             raise ShapeError(
-                f"rows must be a bool mask of shape ({self.batch_size},) or indices below "
-                f"{self.batch_size}, found {rows!r}"
+                f"rows must be a bool mask of shape ({self.batch_size},) or indices from 0 "
+                f"to {self.batch_size - 1}, found {rows!r}"
             ) from None
         self._reset(mask)
 

@@ -6,6 +6,7 @@ drive that is constant in time (stride 0 along T) is multiplied with the weights
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class CpuBackend:
 
         precision: "float64", or "float32" for weights and the sums of one step in float32 with
                    potentials in float64: faster in wide layers, and exact where the weights are
-                   multiples of 2^-k whose sums fit into 24 bits.
+                   multiples of 2^-k whose sums fit into 24 bits. The session's network has the
+                   rounded weights.
         Raises BackendError for another precision or another option.
         """
         require_runnable(self, network, batch_size)
@@ -90,7 +92,7 @@ class CpuSession(Session):
         self._room: tuple[NDArray[Any], ...] = ()
         self._room_steps = 0
         self._nothing = np.zeros(0, dtype=np.uint8)
-        super().__init__(CpuBackend.name, network, batch_size)
+        super().__init__(CpuBackend.name, plan.effective, batch_size)
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
         steps, rows, _ = drive.shape
@@ -180,6 +182,7 @@ class _Plan:
 
     rows:   one program row per layer of neurons; values, index: what the rows point into.
     first:  the layers that numpy applies to the drive, up to the first one with neurons.
+    effective: the network as it runs, with weights rounded where they are narrow.
     v_init: [STATE of all]; flight: words of spikes kept between runs.
     """
 
@@ -193,14 +196,19 @@ class _Plan:
         self._value_count, self._index_count = 0, 1
         starts: list[FloatArray] = []
         pending: list[Layer] = []
+        layers: list[Layer] = []
         for layer in network.layers:
             pending.append(layer)
+            layers.append(layer)
             if isinstance(layer, NeuronLayer):
                 self._add(layer, pending)
+                if self.rows[-1][code.NARROW]:
+                    layers[-1] = replace(layer, weight=layer.weight.astype(np.float32))
                 starts.append(_padded(layer.v_init, layer.n_out, 0.0))
                 self.first = self.first or pending
                 pending = []
         self.v_init = np.concatenate(starts)
+        self.effective = SpikingNetwork(tuple(layers), network.dt_ms) if narrow else network
 
     def _add(self, layer: NeuronLayer, stack: list[Layer]) -> None:
         row = np.zeros(code.COLUMNS, dtype=np.int64)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from spikerl.agent import SpikingAgent, checked_seed, checked_sim_steps
+from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.conversion import build, fidelity
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source
@@ -97,6 +97,12 @@ def convert(
     stack, preprocessing = origin.stack, origin.preprocessing
     verify(origin, sets.held_out)
     rows = preprocessing(sets.calibration)
+    under_way = recipe.delay_steps * (len(stack.layers) - 1)
+    if under_way >= recipe.sim_steps:
+        raise ConversionError(
+            f"spikes take delay_steps={recipe.delay_steps} after each of {len(stack.layers) - 1} "
+            f"spiking layers, {under_way} in all: none arrives within sim_steps={recipe.sim_steps}"
+        )
     theta = thresholds(stack, rows, recipe.threshold, recipe.percentile)
     encoder = build.make_encoder(recipe, rows)
     hidden = build.make_hidden(stack, theta, encoder, recipe)
@@ -118,7 +124,8 @@ def convert(
         sim_steps=sim_steps,
         calibration=rows,
         held_out=preprocessing(sets.held_out),
-        episodes=sets.episodes,
+        groups=sets.groups,
+        unit=sets.unit,
         seed=seed,
     )
     return SpikingAgent(
@@ -155,7 +162,9 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         ("readout", options["readout"], build.READOUTS),
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
-    problems += checked_sim_steps(given["sim_steps"]) + checked_seed(given["seed"])
+    problems += checked_whole("sim_steps", given["sim_steps"]) + checked_seed(given["seed"])
+    problems += checked_whole("n_calibration", given["n_calibration"])
+    problems += checked_whole("delay_steps", delay, least=0)
     if given["seed"] is None:
         problems.append("seed must be a number, so that the conversion can be repeated")
     problems += [
@@ -163,16 +172,10 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         for name, value, wanted in choices
         if value not in wanted
     ]
-    if not (isinstance(percentile, (int, float)) and 0 < percentile <= 100):
+    if not (_is_number(percentile) and 0 < percentile <= 100):
         problems.append(f"percentile must be in (0, 100], found {percentile!r}")
-    if not (isinstance(v_init, (int, float)) and 0 <= v_init < 1):
+    if not (_is_number(v_init) and 0 <= v_init < 1):
         problems.append(f"v_init is a share of the threshold in [0, 1), found {v_init!r}")
-    if not isinstance(delay, int) or isinstance(delay, bool) or delay < 0:
-        problems.append(f"delay_steps must be a whole number >= 0, found {delay!r}")
-    if not isinstance(given["n_calibration"], int) or given["n_calibration"] < 1:
-        problems.append(
-            f"n_calibration must be a whole number >= 1, found {given['n_calibration']!r}"
-        )
     if problems:
         raise ConversionError("these arguments cannot be used", problems)
     recipe = build.Recipe(
@@ -184,9 +187,13 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         encoder=options["encoder"],
         decoder=options["decoder"],
         readout=options["readout"],
-        delay_steps=delay,
+        delay_steps=int(delay),
     )
     return recipe, options
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _fitted(
@@ -220,7 +227,7 @@ def _fitted(
     def quality(candidate: tuple[PlainLayer, float | None]) -> float:
         layer, _ = candidate
         values = rates[n:] @ layer.weight.T + layer.bias
-        estimate = fidelity.action_quality(values, target[n:], stack, origin.action_space, None)
+        estimate = fidelity.action_quality(values, target[n:], stack, origin.action_space)
         continuous = isinstance(origin.action_space, spaces.Box)
         return -estimate.value if continuous else estimate.value
 

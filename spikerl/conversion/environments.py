@@ -32,9 +32,12 @@ def todays_id(env_id: str) -> str:
     """The registered id for a name that may be of years ago; warns when it is another one.
 
     LunarLander-v2 is LunarLander-v3 today, Hopper-v3 is Hopper-v5: the newest version registered.
-    Raises ConversionError if nothing of that name is registered.
+    Raises ConversionError if it is no id, or nothing of that name is registered.
     """
-    namespace, name, version = parse_env_id(env_id)
+    try:
+        namespace, name, version = parse_env_id(env_id)
+    except gym.error.Error as error:
+        raise ConversionError(f"{env_id!r} is no environment id such as CartPole-v1") from error
     versions = {
         spec.version: spec.id
         for spec in gym.registry.values()

@@ -19,7 +19,7 @@ from spikerl.conversion.build import fitted, last_layer
 from spikerl.conversion.stack import PlainStack
 from spikerl.decoding import Categorical, Decoder
 from spikerl.encoding import Encoder
-from spikerl.metrics import percent_of_range
+from spikerl.metrics import error_unit, percent_error
 from spikerl.network import FloatArray, Recording, SpikingNetwork
 from spikerl.report import ConversionReport, LayerReport
 from spikerl.statistics import Estimate, mean, share
@@ -86,15 +86,19 @@ def action_quality(
     source_values: FloatArray,
     stack: PlainStack,
     action_space: spaces.Space[Any],
-    episodes: NDArray[np.int64] | None,
+    groups: NDArray[np.int64] | None = None,
+    unit: str = "episodes",
 ) -> Estimate:
-    """Agreement of the greedy actions, or their error in % of the range for a Box."""
+    """Agreement of the greedy actions, or their error in % of the range for a Box.
+
+    groups: [B], rows that are alike, for the interval; unit: what a group is.
+    """
     rng = np.random.default_rng(0)  # unused: the actions are deterministic
     ours = stack.head.action(values, True, rng)
     theirs = stack.head.action(source_values, True, rng)
     if isinstance(action_space, spaces.Box):
-        return mean(percent_of_range(ours - theirs, action_space), episodes)
-    return share((ours == theirs).reshape(len(ours), -1).all(axis=1), episodes)
+        return mean(percent_error(ours, theirs, action_space), groups, unit=unit)
+    return share((ours == theirs).reshape(len(ours), -1).all(axis=1), groups, unit=unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,8 @@ class Trial:
 
     theta:    [n] per hidden layer.
     penalty:  of the fit of the last layer, None if it is copied.
-    calibration, held_out: rows [B, n_in]; episodes: [B] of the held-out ones, or None.
+    calibration, held_out: rows [B, n_in].
+    groups:   [B], the episode or block of time (unit) of each held-out row.
     """
 
     stack: PlainStack
@@ -116,7 +121,8 @@ class Trial:
     sim_steps: int
     calibration: FloatArray
     held_out: FloatArray
-    episodes: NDArray[np.int64] | None
+    groups: NDArray[np.int64]
+    unit: str
     seed: int
 
     @cached_property
@@ -137,7 +143,7 @@ class Trial:
     def quality(self, values: FloatArray) -> Estimate:
         """Agreement or action error of values for the held-out rows."""
         return action_quality(
-            values, self.source_values, self.stack, self.action_space, self.episodes
+            values, self.source_values, self.stack, self.action_space, self.groups, self.unit
         )
 
     def meets(self, estimate: Estimate) -> bool:
@@ -174,7 +180,7 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
         layers=layers,
         calibration=len(trial.calibration),
         held_out=len(trial.held_out),
-        episodes=0 if trial.episodes is None else len(np.unique(trial.episodes)),
+        episodes=len(np.unique(trial.groups)) if trial.unit == "episodes" else 0,
         warnings=(*notes, *_advice(trial, by_steps, coarse, layers)),
     )
 
@@ -273,6 +279,12 @@ def _advice(
     coarse: float | None,
     layers: tuple[LayerReport, ...],
 ) -> Iterator[str]:
+    if isinstance(trial.action_space, spaces.Box) and not trial.action_space.is_bounded("both"):
+        yield f"some actions have no bounds: the error is in % of {error_unit(trial.action_space)}"
+    known = {row.tobytes() for row in trial.calibration}
+    seen = float(np.mean([row.tobytes() in known for row in trial.held_out]))
+    if seen > 0.01:
+        yield f"{seen:.0%} of the held-out observations occur among those calibrated on as well"
     goal = f"{trial.target:g} % error" if trial.continuous else f"{trial.target:.0%} agreement"
     enough = _enough(trial, by_steps)
     remedy = (

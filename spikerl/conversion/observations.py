@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, ReplayBuffer
 
 from spikerl.conversion.environments import vectorised
 from spikerl.conversion.stack import PlainStack
 from spikerl.errors import ConversionError
 from spikerl.preprocessing import Observation, Preprocessing
+from spikerl.statistics import BLOCKS
 
 HELD_OUT = 2_000  # observations a conversion is measured on, where there are enough
 WATCHED = 5 * HELD_OUT  # on-policy steps they are drawn from
 FEWEST = 10  # below this nothing can be split off to measure on
 N_ENVS = 8
-BLOCKS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,15 @@ class ObservationSets:
     """Two sets of observations that share no episode (or no block of time, where given).
 
     calibration, held_out: observations as the environment returns them.
-    episodes: the episode of each held-out observation, or None where unknown.
-    origin:   where they come from, in words.
+    groups: the episode or the block of time of each held-out observation.
+    unit:   which of the two: "episodes" or "blocks of time".
+    origin: where they come from, in words.
     """
 
     calibration: Observation
     held_out: Observation
-    episodes: NDArray[np.int64] | None
+    groups: NDArray[np.int64]
+    unit: str
     origin: str
 
 
@@ -53,6 +55,11 @@ def given(
     origin = "given by the user"
     if isinstance(observations, ReplayBuffer):
         observations, origin = _buffered(observations), "from the replay buffer"
+    if isinstance(observations, BaseBuffer):
+        raise ConversionError(
+            f"observations is a {type(observations).__name__}, which holds what the policy saw, "
+            "perhaps normalised; wanted raw observations: an array, a dict, or a replay buffer"
+        )
     if _length(observations) == 0:
         raise ConversionError(
             "the calibration set is empty; pass observations as the environment returns them"
@@ -69,11 +76,13 @@ def given(
     chosen = rng.permutation(len(blocks))
     n_held = max(1, len(blocks) // 5)
     held_out = np.concatenate([blocks[i] for i in np.sort(chosen[:n_held])])
+    held_out = _at_most(held_out, HELD_OUT, rng)
     calibration = np.concatenate([blocks[i] for i in np.sort(chosen[n_held:])])
     return ObservationSets(
         calibration=_take(observations, _at_most(calibration, n_calibration, rng)),
-        held_out=_take(observations, _at_most(held_out, HELD_OUT, rng)),
-        episodes=None,
+        held_out=_take(observations, held_out),
+        groups=np.searchsorted([block[0] for block in blocks], held_out, side="right"),
+        unit="blocks of time",
         origin=origin,
     )
 
@@ -96,7 +105,9 @@ def collected(
             venv.close()
     # Long runs, thinned: the whole course of episodes, not only their beginnings.
     rows = _at_most(np.arange(WATCHED), HELD_OUT, np.random.default_rng(seed))
-    return ObservationSets(calibration, _take(seen, rows), episodes[rows], "collected on-policy")
+    return ObservationSets(
+        calibration, _take(seen, rows), episodes[rows], "episodes", "collected on-policy"
+    )
 
 
 def _run(
