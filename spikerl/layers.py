@@ -5,6 +5,7 @@ Imports numpy and errors. What the numbers mean is said in network.py: the neuro
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from operator import index
@@ -24,7 +25,7 @@ RESETS = ("subtract", "zero")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class NeuronLayer:
+class NeuronLayer(ABC):
     """What every layer with neurons has; network.py has the equations.
 
     decay:            scalar or [n_out], in (0, 1]; 1 is integrate-and-fire. exp(-dt / tau_mem).
@@ -55,18 +56,18 @@ class NeuronLayer:
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
 
     @property
+    @abstractmethod
     def n_in(self) -> int:
         """Numbers the layer takes per row."""
-        raise NotImplementedError  # a layer type says it
 
     @property
+    @abstractmethod
     def n_out(self) -> int:
         """Neurons of the layer."""
-        raise NotImplementedError  # a layer type says it
 
+    @abstractmethod
     def apply(self, x: FloatArray) -> FloatArray:
         """W x + b for rows x [B, n_in]; returns [B, n_out]."""
-        raise NotImplementedError  # a layer type says it
 
     @property
     def recurrent_weight(self) -> FloatArray | None:
