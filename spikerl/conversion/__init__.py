@@ -21,13 +21,14 @@ from gymnasium import spaces
 from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.conversion import build, fidelity
 from spikerl.conversion import observations as observing
+from spikerl.conversion.ramps import rewritten
 from spikerl.conversion.sources import Source, open_source
 from spikerl.conversion.stack import PlainLayer
 from spikerl.conversion.thresholds import RULES, thresholds
 from spikerl.conversion.verification import verify
 from spikerl.encoding import Encoder
 from spikerl.errors import ConversionError, ConversionWarning
-from spikerl.network import RESETS, Dense, FloatArray, Reset, SpikingNetwork
+from spikerl.network import RESETS, FloatArray, Reset, SpikingNetwork
 
 _RULES = {
     "v_init": 0.5,
@@ -35,6 +36,8 @@ _RULES = {
     "decoder": "potential",
     "readout": "auto",
     "delay_steps": 0,
+    "neurons_per_unit": None,
+    "tolerance": 0.02,
     "vecnormalize": None,
     "algo": None,
     "observation_space": None,
@@ -55,10 +58,11 @@ def convert(
     seed: int = 0,
     **rules: Any,
 ) -> SpikingAgent:
-    """Turn a trained policy of Linear and ReLU layers into a spiking agent.
+    """Turn a trained policy into a spiking agent.
 
     Rate conversion after Diehl et al. (2015) and Rueckauer et al. (2017): each ReLU becomes an
-    integrate-and-fire neuron whose spikes per step stand for its activation.
+    integrate-and-fire neuron whose spikes per step stand for its activation; any other activation
+    (tanh, ELU, SiLU, GELU, ...) becomes a sum of ramps, one neuron each.
 
     source:       an SB3 or sb3-contrib model, its policy, a .zip, an rl-zoo directory, or a plain
                   torch.nn.Sequential with observation_space= and action_space=.
@@ -77,8 +81,10 @@ def convert(
     ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("copied": the last
     layer is the source's; "fitted": it is fitted by ridge regression to what the spiking layers
     really send within T steps; "auto": whichever does best on calibration observations kept out
-    of the fit), delay_steps (of every hidden layer), vecnormalize (path or
-    object), algo (the algorithm a file must be of), observation_space, action_space.
+    of the fit), delay_steps (of every hidden layer), neurons_per_unit (k: a unit resolves k * T
+    levels; None: 1 for a ReLU, for another activation as many as keep the tolerance), tolerance
+    (mean error of the ramps as a share of the activation's standard deviation), vecnormalize (path
+    or object), algo (the algorithm a file must be of), observation_space, action_space.
 
     Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
     """
@@ -94,9 +100,17 @@ def convert(
     with _noted() as notes:
         origin = open_source(source, env, options)
         sets = _observe(origin, observations, env, n_calibration, seed)
-    stack, preprocessing = origin.stack, origin.preprocessing
+    preprocessing = origin.preprocessing
     verify(origin, sets.held_out)
     rows = preprocessing(sets.calibration)
+    stack, ramps = rewritten(
+        origin.stack,
+        rows,
+        recipe.threshold,
+        recipe.percentile,
+        recipe.neurons_per_unit,
+        recipe.tolerance,
+    )
     under_way = recipe.delay_steps * (len(stack.layers) - 1)
     if under_way >= recipe.sim_steps:
         raise ConversionError(
@@ -109,12 +123,14 @@ def convert(
     last = build.last_layer(stack, theta, encoder)
     penalty = None
     if recipe.readout != "copied" and hidden:
-        spiking = SpikingNetwork((*hidden, Dense(last.weight, last.bias, spiking=False)))
+        spiking = SpikingNetwork((*hidden, *build.read_out(last)))
         last, penalty = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
-    values = stack.activations(rows)[-1]
+    values = origin.stack.values(rows)
     network, decoder = build.close_network(hidden, last, values, stack, recipe)
     trial = fidelity.Trial(
+        source=origin.stack,
         stack=stack,
+        ramps=ramps,
         network=network,
         decoder=decoder,
         encoder=encoder,
@@ -154,6 +170,7 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
     unknown = sorted(set(rules) - set(_RULES))
     options = {**_RULES, **rules}
     percentile, v_init, delay = given["percentile"], options["v_init"], options["delay_steps"]
+    per_unit, tolerance = options["neurons_per_unit"], options["tolerance"]
     choices = (
         ("reset", given["reset"], RESETS),
         ("threshold", given["threshold"], RULES),
@@ -172,6 +189,10 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         for name, value, wanted in choices
         if value not in wanted
     ]
+    if per_unit is not None:
+        problems += checked_whole("neurons_per_unit", per_unit)
+    if not (_is_number(tolerance) and tolerance > 0):
+        problems.append(f"tolerance must be a number > 0, found {tolerance!r}")
     if not (_is_number(percentile) and 0 < percentile <= 100):
         problems.append(f"percentile must be in (0, 100], found {percentile!r}")
     if not (_is_number(v_init) and 0 <= v_init < 1):
@@ -188,6 +209,8 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         decoder=options["decoder"],
         readout=options["readout"],
         delay_steps=int(delay),
+        neurons_per_unit=None if per_unit is None else int(per_unit),
+        tolerance=float(tolerance),
     )
     return recipe, options
 
@@ -213,7 +236,7 @@ def _fitted(
     some, kept = fidelity.fitting_rows(rows, seed)
     both = np.concatenate([some, kept])
     counts = fidelity.recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
-    rates, target = counts / recipe.sim_steps, stack.activations(both)[-1]
+    rates, target = build.seen(last, counts / recipe.sim_steps), stack.values(both)
     n = len(some)
 
     def fit(penalty: float) -> PlainLayer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from spikerl.decoding import (
 )
 from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes, PoissonSpikes
 from spikerl.errors import ConversionError
-from spikerl.network import Dense, FloatArray, Reset, SpikingNetwork
+from spikerl.network import Dense, FloatArray, Layer, Reset, SpikingNetwork
 
 ENCODERS = ("constant", "poisson", "equidistant")
 READOUTS = ("auto", "fitted", "copied")
@@ -39,6 +39,8 @@ class Recipe:
     decoder: str
     readout: str
     delay_steps: int
+    neurons_per_unit: int | None
+    tolerance: float
 
 
 def make_encoder(recipe: Recipe, rows: FloatArray) -> Encoder:
@@ -53,32 +55,51 @@ def make_encoder(recipe: Recipe, rows: FloatArray) -> Encoder:
 
 def make_hidden(
     stack: PlainStack, theta: list[FloatArray], encoder: Encoder, recipe: Recipe
-) -> list[Dense]:
+) -> list[Layer]:
     """The spiking layers, thresholds scaled to 1: weight * theta_before / theta, bias / theta.
 
-    A spike of neuron j of the layer before stands for theta_before[j] (Rueckauer et al. 2017). For
+    A spike of unit j of the layer before stands for theta_before[j] (Rueckauer et al. 2017). For
     signed spike trains the first weights are doubled, once positive and once negative.
     """
-    layers = []
+    found: list[Layer] = []
     for i, (layer, scale) in enumerate(zip(stack.layers, theta, strict=False)):
-        weight = _input_weight(layer.weight, encoder) if i == 0 else layer.weight * theta[i - 1]
-        layers.append(
-            Dense(
-                weight / scale[:, None],
+        weight = layer.scaled_inputs(theta[i - 1]) if i else _input_weight(layer, encoder)
+        if layer.pool is not None:
+            found.append(layer.pool)
+        found.append(
+            layer.neurons(
+                weight / scale.reshape(-1, *(1,) * (weight.ndim - 1)),
                 layer.bias / scale,
                 reset=recipe.reset,
                 v_init=recipe.v_init,
                 delay_steps=recipe.delay_steps,
             )
         )
-    return layers
+    return found
 
 
 def last_layer(stack: PlainStack, theta: list[FloatArray], encoder: Encoder) -> PlainLayer:
     """The last linear layer, reading spikes per step instead of activations."""
     last = stack.layers[-1]
-    weight = last.weight * theta[-1] if theta else _input_weight(last.weight, encoder)
-    return PlainLayer(last.name, weight, last.bias, relu=False)
+    if last.input_shape is not None:
+        raise ConversionError(f"{last.name}: a convolution as the last layer is not supported")
+    weight = last.scaled_inputs(theta[-1]) if theta else _input_weight(last, encoder)
+    return replace(last, weight=weight)
+
+
+def read_out(last: PlainLayer) -> list[Layer]:
+    """The last layer as a read-out, with the pooling before it."""
+    return [*pooling(last), Dense(last.weight, last.bias, spiking=False)]
+
+
+def pooling(layer: PlainLayer) -> list[Layer]:
+    """The pooling before a layer, if any."""
+    return [] if layer.pool is None else [layer.pool]
+
+
+def seen(last: PlainLayer, rates: FloatArray) -> FloatArray:
+    """What the weights of the last layer see of the rates [B, n] of the spiking layer before."""
+    return rates if last.pool is None else last.pool.apply(rates)
 
 
 def fitted(
@@ -100,9 +121,7 @@ def fitted(
     ridge = penalty * np.trace(covariance) / len(covariance) or 1.0
     slope = weighted @ (error - middle)
     change = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), slope).T
-    return PlainLayer(
-        last.name, last.weight + change, last.bias + middle - change @ centre, relu=False
-    )
+    return replace(last, weight=last.weight + change, bias=last.bias + middle - change @ centre)
 
 
 def closeness(values: FloatArray, head: Head) -> FloatArray:
@@ -123,7 +142,7 @@ def closeness(values: FloatArray, head: Head) -> FloatArray:
 
 
 def close_network(
-    hidden: list[Dense], last: PlainLayer, values: FloatArray, stack: PlainStack, recipe: Recipe
+    hidden: list[Layer], last: PlainLayer, values: FloatArray, stack: PlainStack, recipe: Recipe
 ) -> tuple[SpikingNetwork, Decoder]:
     """The whole network and its decoder, for the source's values [B, n] on calibration rows.
 
@@ -135,8 +154,7 @@ def close_network(
                    for choices, and for this number of steps.
     """
     if recipe.decoder == "potential":
-        readout = Dense(last.weight, last.bias, spiking=False)
-        return SpikingNetwork((*hidden, readout)), Decoder(FinalPotential(), stack.head)
+        return SpikingNetwork((*hidden, *read_out(last))), Decoder(FinalPotential(), stack.head)
     if recipe.decoder == "first_spike" and not isinstance(stack.head, Categorical):
         raise ConversionError(
             "first_spike orders actions: it cannot give continuous or binary ones"
@@ -164,11 +182,15 @@ def close_network(
         if recipe.decoder == "first_spike"
         else SpikeCount(scale, -offset, signed=recipe.decoder == "signed_spike_count")
     )
-    return SpikingNetwork((*hidden, head_layer)), Decoder(read, stack.head)
+    return SpikingNetwork((*hidden, *pooling(last), head_layer)), Decoder(read, stack.head)
 
 
-def _input_weight(weight: FloatArray, encoder: Encoder) -> FloatArray:
+def _input_weight(layer: PlainLayer, encoder: Encoder) -> FloatArray:
     if isinstance(encoder, ConstantCurrent):
-        return weight
-    scaled: FloatArray = weight * encoder.scale  # type: ignore[attr-defined]
+        return layer.weight
+    if layer.input_shape is not None or layer.pool is not None:
+        raise ConversionError(
+            f"{layer.name}: images go in as constant current; this encoder is for vectors"
+        )
+    scaled: FloatArray = layer.weight * encoder.scale  # type: ignore[attr-defined]
     return np.concatenate([scaled, -scaled], axis=1)

@@ -15,7 +15,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from spikerl import backends
-from spikerl.conversion.build import fitted, last_layer
+from spikerl.conversion.build import fitted, last_layer, seen
+from spikerl.conversion.ramps import Ramps
 from spikerl.conversion.stack import PlainStack
 from spikerl.decoding import Categorical, Decoder
 from spikerl.encoding import Encoder
@@ -105,13 +106,17 @@ def action_quality(
 class Trial:
     """A finished conversion and what it is to be measured with.
 
-    theta:    [n] per hidden layer.
+    source:   the plain stack of the source.
+    stack:    the same with ReLUs only, which the network was built from; ramps: how.
+    theta:    [units] per hidden layer.
     penalty:  of the fit of the last layer, None if it is copied.
     calibration, held_out: rows [B, n_in].
     groups:   [B], the episode or block of time (unit) of each held-out row.
     """
 
+    source: PlainStack
     stack: PlainStack
+    ramps: list[Ramps]
     network: SpikingNetwork
     decoder: Decoder
     encoder: Encoder
@@ -128,7 +133,7 @@ class Trial:
     @cached_property
     def source_values(self) -> FloatArray:
         """What the source gives for the held-out rows."""
-        return self.stack.activations(self.held_out)[-1]
+        return self.source.values(self.held_out)
 
     @property
     def continuous(self) -> bool:
@@ -213,10 +218,10 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
         return
     hidden = len(trial.theta) - 1
     fit_rows, _ = fitting_rows(trial.calibration, trial.seed)
-    wanted = trial.stack.activations(fit_rows)[-1]
+    wanted = trial.source.values(fit_rows)
     copied = last_layer(trial.stack, trial.theta, trial.encoder)
     over = (trial.network, hidden, trial.encoder)
-    for total, seen, ours in zip(
+    for total, rates, ours in zip(
         steps,
         rates_by_steps(*over, fit_rows, steps, trial.seed + 3),
         rates_by_steps(*over, trial.held_out, steps, trial.seed + 4),
@@ -224,8 +229,8 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
     ):
         last = copied
         if trial.penalty is not None:
-            last = fitted(copied, seen, wanted, trial.stack.head, trial.penalty)
-        yield total, ours @ last.weight.T + last.bias
+            last = fitted(copied, seen(copied, rates), wanted, trial.stack.head, trial.penalty)
+        yield total, seen(copied, ours) @ last.weight.T + last.bias
 
 
 def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
@@ -258,9 +263,9 @@ def _coarse_share(source: FloatArray, ours: FloatArray, head: Categorical) -> fl
 def _layer_reports(trial: Trial, recording: Recording) -> tuple[LayerReport, ...]:
     found = []
     activations = trial.stack.activations(trial.held_out)
-    hidden = zip(trial.stack.layers, trial.theta, activations, recording.counts, strict=False)
-    for layer, largest, activation, counts in hidden:
-        beyond = (activation > largest).mean(axis=0)
+    hidden = zip(trial.stack.layers, trial.theta, recording.counts, activations, strict=False)
+    for layer, largest, counts, activation in hidden:
+        beyond = (layer.by_unit(activation) > largest).mean(axis=0)
         found.append(
             LayerReport(
                 name=layer.name,
@@ -298,6 +303,13 @@ def _advice(
             )
         else:
             yield remedy
+    for ramp in trial.ramps:
+        if ramp.error > 5:
+            yield (
+                f"{ramp.name}: {ramp.per_unit} ramps per unit miss the activation by up to "
+                f"{ramp.error:.0f} % of its range; a smaller tolerance= or more neurons_per_unit= "
+                "come closer"
+            )
     for layer in layers:
         if layer.silent == layer.neurons:
             yield f"{layer.name}: all neurons are silent at T = {trial.sim_steps}; raise sim_steps"

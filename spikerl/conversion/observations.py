@@ -122,7 +122,7 @@ def _run(
     for _ in range(-(-n // venv.num_envs)):
         seen.append(_copied(observation))
         episodes.append(current.copy())
-        values = stack.activations(preprocessing(observation))[-1]
+        values = stack.values(preprocessing(observation))
         action = stack.head.action(values, True, rng).astype(venv.action_space.dtype)
         observation, _, dones, _ = venv.step(action)
         for i in np.flatnonzero(dones):

@@ -17,9 +17,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from spikerl.conversion.algorithms import plain_stack
 from spikerl.conversion.checkpoints import load_checkpoint
 from spikerl.conversion.environments import made_again, made_from, maker, todays_id
-from spikerl.conversion.stack import PlainStack, plain_stack
+from spikerl.conversion.stack import PlainStack
 from spikerl.conversion.vecnormalize import Statistics, agreed_statistics
 from spikerl.errors import ConversionError
 from spikerl.preprocessing import Observation, Preprocessing, from_space
@@ -120,7 +121,7 @@ def _from_policy(
     details: Mapping[str, Any],
     **where: Any,
 ) -> Source:
-    stack = plain_stack(policy, policy.action_space, epsilon)
+    stack = plain_stack(policy, policy.observation_space, policy.action_space, epsilon)
     scale_images = getattr(policy, "normalize_images", True)
     preprocessing = _preprocessing(policy.observation_space, statistics, scale_images, stack)
 
@@ -145,7 +146,8 @@ def _from_module(module: nn.Module, statistics: Statistics, options: Mapping[str
         raise ConversionError(
             f"a plain torch module says nothing about its spaces; pass {' and '.join(missing)}="
         )
-    stack = plain_stack(module, options["action_space"], 0.0)
+    seen, acted = options["observation_space"], options["action_space"]
+    stack = plain_stack(module, seen, acted, 0.0)
     preprocessing = _preprocessing(options["observation_space"], statistics, True, stack)
     first = next(module.parameters())
 
@@ -179,12 +181,12 @@ def _preprocessing(
     space: spaces.Space[Any], statistics: Statistics, scale_images: bool, stack: PlainStack
 ) -> Preprocessing:
     preprocessing = from_space(space, normalize=statistics, scale_images=scale_images)
-    found, wanted = preprocessing.n_outputs(), stack.layers[0].weight.shape[1]
+    found, wanted = preprocessing.n_outputs(), stack.n_in
     if found != wanted:
         raise ConversionError(
             f"the observation space gives {found} numbers, {stack.layers[0].name} takes {wanted}"
         )
-    n_values = stack.layers[-1].weight.shape[0]
+    n_values = stack.layers[-1].units
     if n_values != stack.head.n_values:
         raise ConversionError(
             f"the network has {n_values} outputs, the action space wants {stack.head.n_values}"

@@ -1,50 +1,123 @@
-"""The plain stack: an SB3 policy's network as linear layers and ReLUs, and what its outputs mean.
+"""The plain stack: linear maps, activations and what the outputs mean, out of the source's hands.
 
-Imports torch and SB3. Whatever is not understood is refused by its dotted name; nothing is skipped.
+Imports numpy and the core. tracing.py makes the layers, algorithms.py the stack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from gymnasium import spaces
-from sb3_contrib.ars.policies import ARSPolicy
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common import distributions
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
-from torch import nn
 
-from spikerl.decoding import Binary, Categorical, Gaussian, Head
-from spikerl.errors import ConversionError
-from spikerl.network import FloatArray
+from spikerl.decoding import Head
+from spikerl.layers import Pair, Shape3
+from spikerl.network import AvgPool2d, Conv2d, Dense, FloatArray
 
-Named = list[tuple[str, nn.Module]]
-TRANSPARENT = (nn.Flatten, nn.Identity, nn.Dropout)  # do nothing to a row when acting
+BATCH = 256  # rows of images at once: unfolded maps are large
+
+Activation = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
 class PlainLayer:
-    """weight [n_out, n_in], bias [n_out]; relu says whether max(0, .) follows; name is dotted."""
+    """A linear map and the activation behind it.
+
+    A unit is what one row of weights makes: a neuron, or a whole channel of a map.
+
+    weight:     [units, n_in], or [units, channels, height, width] of a convolution.
+    bias:       [units].
+    activation: None for the last layer.
+    ceiling:    [units], the largest activation that a neuron may stand for, where it is given by
+                the rewriting; else None, and it is calibrated.
+    pool:       averages the map before the weights see it.
+    input_shape, stride, padding: of a convolution.
+    """
 
     name: str
     weight: FloatArray
     bias: FloatArray
-    relu: bool
+    activation: Activation | None = None
+    ceiling: FloatArray | None = None
+    pool: AvgPool2d | None = None
+    input_shape: Shape3 | None = None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+
+    @property
+    def units(self) -> int:
+        """Neurons, or channels of the map it makes."""
+        return len(self.weight)
+
+    @property
+    def core(self) -> Dense | Conv2d:
+        """The same linear map as a layer of a SpikingNetwork."""
+        return self.neurons(self.weight, self.bias)
+
+    def neurons(self, weight: FloatArray, bias: FloatArray, **rules: Any) -> Dense | Conv2d:
+        """A layer of neurons of this geometry with other numbers."""
+        if self.input_shape is None:
+            return Dense(weight, bias, **rules)
+        return Conv2d(
+            weight, self.input_shape, bias, stride=self.stride, padding=self.padding, **rules
+        )
+
+    @property
+    def positions(self) -> int:
+        """Numbers per unit: 1, or the pixels of the map it makes."""
+        return self.core.n_out // self.units
+
+    def linear(self, rows: FloatArray) -> FloatArray:
+        """The map of rows [B, n_in]: [B, units * positions]."""
+        if self.pool is not None:
+            rows = self.pool.apply(rows)
+        return self.core.apply(rows)
+
+    def by_unit(self, values: FloatArray) -> FloatArray:
+        """[B, units * positions] as [B * positions, units]."""
+        maps = values.reshape(len(values), self.units, -1)
+        found: FloatArray = np.moveaxis(maps, 1, 2).reshape(-1, self.units)
+        return found
+
+    def with_divided_inputs(self, rise: FloatArray, start: FloatArray) -> PlainLayer:
+        """The layer for inputs start + the sum of rise * ramps; rise [units, ramps], start [units].
+
+        A ramp is a unit of its own: those of one unit lie side by side.
+        """
+        units, count = rise.shape
+        tail = self.weight.shape[2:]
+        # [n_out, units, positions of a flattened map, ...]
+        parts = self.weight.reshape(len(self.weight), units, -1, *tail)
+        ends = (1,) * len(tail)
+        constant = (parts * start.reshape(1, -1, 1, *ends)).reshape(len(parts), -1).sum(axis=1)
+        weight = parts[:, :, None] * rise.reshape(1, units, count, 1, *ends)
+        shape = None
+        if self.input_shape is not None:
+            shape = (units * count, *self.input_shape[1:])
+        pool = self.pool
+        if pool is not None:
+            pool = replace(pool, input_shape=(units * count, *pool.input_shape[1:]))
+        return replace(
+            self,
+            weight=weight.reshape(len(parts), -1, *tail),
+            bias=self.bias + constant,
+            input_shape=shape,
+            pool=pool,
+        )
+
+    def scaled_inputs(self, factor: FloatArray) -> FloatArray:
+        """The weights for inputs that come divided by factor [units before]."""
+        if self.input_shape is not None:
+            scaled: FloatArray = self.weight * factor[:, None, None]
+            return scaled
+        # A flattened map has its channels one after the other.
+        return self.weight * np.repeat(factor, self.weight.shape[1] // len(factor))
 
 
 @dataclass(frozen=True, eq=False)
 class PlainStack:
-    """Linear layers, ReLU after all but the last, and the head that acts on the outputs.
+    """Linear layers with activations behind all but the last, and the head for the outputs.
 
     outputs:   the modules of the source whose outputs, side by side, are the last layer's.
     quantiles: they give [B, quantiles, n] (QR-DQN), of which the last layer gives the mean.
@@ -52,234 +125,45 @@ class PlainStack:
 
     layers: tuple[PlainLayer, ...]
     head: Head
-    outputs: tuple[nn.Module, ...]
+    outputs: tuple[Any, ...] = ()
     quantiles: bool = False
 
-    def activations(self, rows: FloatArray) -> list[FloatArray]:
-        """The output [B, n] of every layer for rows [B, n_in]."""
-        outputs = []
+    @property
+    def n_in(self) -> int:
+        """Numbers per observation row."""
+        first = self.layers[0]
+        return first.core.n_in if first.pool is None else first.pool.n_in
+
+    def activations(self, rows: FloatArray) -> Iterator[FloatArray]:
+        """The output [B, n] of every layer in turn, for rows [B, n_in]."""
         for layer in self.layers:
-            rows = rows @ layer.weight.T + layer.bias
-            if layer.relu:
-                rows = np.maximum(rows, 0.0)
-            outputs.append(rows)
-        return outputs
+            rows = np.concatenate([_output(layer, part) for part in _parts(rows, layer)])
+            yield rows
+
+    def values(self, rows: FloatArray) -> FloatArray:
+        """What the last layer gives for rows [B, n_in]: [B, n]."""
+        found = []
+        for part in _parts(rows, self.layers[0]):
+            for layer in self.layers:
+                part = _output(layer, part)
+            found.append(part)
+        return np.concatenate(found)
+
+    def with_layers(self, layers: tuple[PlainLayer, ...]) -> PlainStack:
+        """The same head behind other layers."""
+        return replace(self, layers=layers)
 
 
-def plain_stack(policy: nn.Module, action_space: spaces.Space[Any], epsilon: float) -> PlainStack:
-    """The stack of a policy or of a bare torch.nn.Sequential.
-
-    epsilon: DQN's exploration rate, used only when acting with deterministic=False.
-    Raises ConversionError naming every layer that cannot be converted.
-    """
-    if not isinstance(policy, BasePolicy):
-        return _stack([("", policy)], _bare_head(action_space), policy)
-    if isinstance(policy, DQNPolicy):
-        return _stack(
-            [
-                ("q_net.features_extractor", policy.q_net.features_extractor),
-                ("q_net.q_net", policy.q_net.q_net),
-            ],
-            _greedy_head(action_space, epsilon),
-            policy.q_net,
-        )
-    if isinstance(policy, QRDQNPolicy):
-        return _quantiles(policy.quantile_net, action_space, epsilon)
-    if _feed_forward(policy):
-        return _stack(
-            [
-                ("pi_features_extractor", policy.pi_features_extractor),
-                ("mlp_extractor.policy_net", policy.mlp_extractor.policy_net),
-                ("action_net", policy.action_net),
-            ],
-            _actor_critic_head(policy, action_space),
-            policy.action_net,
-        )
-    if isinstance(policy, (SACPolicy, TQCPolicy)):
-        return _squashed_gaussian(policy.actor, action_space)
-    if isinstance(policy, TD3Policy):
-        return _stack(
-            [
-                ("actor.features_extractor", policy.actor.features_extractor),
-                *_without_tanh("actor.mu", policy.actor.mu),
-            ],
-            _box_head(action_space, squash="tanh"),
-        )
-    if isinstance(policy, ARSPolicy):
-        return _random_search(policy, action_space)
-    raise ConversionError(
-        f"{type(policy).__name__} is not a policy spikerl can convert; it converts the MLP "
-        "policies of DQN, QR-DQN, PPO, A2C, TRPO, SAC, TQC, TD3, DDPG and ARS"
-    )
+def _output(layer: PlainLayer, rows: FloatArray) -> FloatArray:
+    z = layer.linear(rows)
+    if layer.activation is not None:
+        z = layer.activation(z)
+    if layer.ceiling is not None:
+        z = np.minimum(z, np.repeat(layer.ceiling, z.shape[1] // layer.units))
+    return z
 
 
-def _feed_forward(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
-    """Whether it is an actor-critic policy that is nothing but its MLP."""
-    return (
-        isinstance(policy, ActorCriticPolicy)
-        and not isinstance(policy, RecurrentActorCriticPolicy)
-        and isinstance(policy.mlp_extractor, MlpExtractor)
-    )
-
-
-def _stack(chain: Named, head: Head, output: nn.Module | None = None) -> PlainStack:
-    """output: the module that gives the values, if not the chain's last Linear."""
-    if output is not None:
-        return PlainStack(_layers(chain), head, (output,))
-    last = [module for _, module in _leaves(chain) if isinstance(module, nn.Linear)][-1:]
-    return PlainStack(_layers(chain), head, tuple(last))
-
-
-def _layers(chain: Named) -> tuple[PlainLayer, ...]:
-    layers: list[PlainLayer] = []
-    problems: list[str] = []
-    for name, module in _leaves(chain):
-        kind = type(module).__name__
-        if isinstance(module, nn.Linear):
-            layer = PlainLayer(name, _array(module.weight), _bias(module), relu=False)
-            if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
-                problems.append(f"{name}: weights or biases are NaN or infinite")
-            if layers and not layers[-1].relu:  # nothing between two linear maps: they are one
-                before = layers.pop()
-                layer = PlainLayer(
-                    name,
-                    layer.weight @ before.weight,
-                    layer.weight @ before.bias + layer.bias,
-                    relu=False,
-                )
-            layers.append(layer)
-        elif isinstance(module, nn.ReLU):
-            if layers:
-                layers[-1] = PlainLayer(
-                    layers[-1].name, layers[-1].weight, layers[-1].bias, relu=True
-                )
-            else:
-                problems.append(f"{name}: ReLU acts on the observation itself, before any Linear")
-        elif not isinstance(module, TRANSPARENT):
-            problems.append(f"{name}: {kind} is not supported; Linear and ReLU are")
-    if not problems and not layers:
-        problems.append("there is no Linear layer")
-    if not problems and layers[-1].relu:
-        problems.append(f"{layers[-1].name}: a ReLU on the outputs is not supported")
-    if problems:
-        raise ConversionError("this policy cannot be converted", problems)
-    return tuple(layers)
-
-
-def _leaves(chain: Named) -> Iterable[tuple[str, nn.Module]]:
-    for name, module in chain:
-        # Not named_children(): it leaves out a module that is used a second time.
-        children = [(key, part) for key, part in module._modules.items() if part is not None]
-        if isinstance(module, CombinedExtractor):
-            children = [(f"extractors.{key}", part) for key, part in module.extractors.items()]
-        if children:
-            yield from _leaves([(f"{name}.{child}".lstrip("."), part) for child, part in children])
-        else:
-            yield name, module
-
-
-def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
-    chain = [
-        ("actor.features_extractor", actor.features_extractor),
-        ("actor.latent_pi", actor.latent_pi),
-    ]
-    if not actor.use_sde:
-        mean = _layers([*chain, ("actor.mu", actor.mu)])
-        spread = _layers([*chain, ("actor.log_std", actor.log_std)])
-        last = PlainLayer(
-            "actor.mu and actor.log_std",
-            np.concatenate([mean[-1].weight, spread[-1].weight]),
-            np.concatenate([mean[-1].bias, spread[-1].bias]),
-            relu=False,
-        )
-        head = _box_head(space, squash="tanh", noise="read")
-        return PlainStack((*mean[:-1], last), head, (actor.mu, actor.log_std))
-    mu, limit = actor.mu, None
-    if isinstance(mu, nn.Sequential) and isinstance(mu[-1], nn.Hardtanh):
-        limit = float(mu[-1].max_val)
-        mu = mu[0]
-    head = _box_head(space, squash="tanh", noise="unknown", mean_limit=limit)
-    return _stack([*chain, ("actor.mu.0" if limit else "actor.mu", mu)], head)
-
-
-def _random_search(policy: ARSPolicy, space: spaces.Space[Any]) -> PlainStack:
-    net: Named = [("action_net", policy.action_net)]
-    head: Head
-    if not isinstance(space, spaces.Box):
-        head = _greedy_head(space, 0.0)
-    elif policy.squash_output:
-        head = _box_head(space, squash="tanh")
-        net = _without_tanh("action_net", policy.action_net)
-    else:
-        head = _box_head(space, squash="clip")
-    return _stack([("features_extractor", policy.features_extractor), *net], head)
-
-
-def _quantiles(net: Any, space: spaces.Space[Any], epsilon: float) -> PlainStack:
-    chain = [
-        ("quantile_net.features_extractor", net.features_extractor),
-        ("quantile_net.quantile_net", net.quantile_net),
-    ]
-    stack = _stack(chain, _greedy_head(space, epsilon), net)
-    *hidden, last = stack.layers
-    # SB3 views the outputs as [B, n_quantiles, n_actions] and averages over the quantiles
-    n_actions = int(space.n)  # type: ignore[attr-defined]
-    mean = PlainLayer(
-        last.name,
-        last.weight.reshape(-1, n_actions, last.weight.shape[1]).mean(axis=0),
-        last.bias.reshape(-1, n_actions).mean(axis=0),
-        relu=False,
-    )
-    return PlainStack((*hidden, mean), stack.head, stack.outputs, quantiles=True)
-
-
-def _actor_critic_head(policy: ActorCriticPolicy, space: spaces.Space[Any]) -> Head:
-    dist = policy.action_dist
-    if isinstance(dist, distributions.CategoricalDistribution):
-        return Categorical((dist.action_dim,), sampling="softmax")
-    if isinstance(dist, distributions.MultiCategoricalDistribution):
-        return Categorical(tuple(int(n) for n in dist.action_dims), multi=True, sampling="softmax")
-    if isinstance(dist, distributions.BernoulliDistribution):
-        return Binary(dist.action_dims)
-    if isinstance(dist, distributions.StateDependentNoiseDistribution):
-        return _box_head(space, squash="tanh" if policy.squash_output else "clip", noise="unknown")
-    if isinstance(dist, distributions.DiagGaussianDistribution):
-        return _box_head(space, squash="clip", noise="fixed", log_std=_array(policy.log_std))
-    raise ConversionError(f"the action distribution {type(dist).__name__} is not supported")
-
-
-def _greedy_head(space: spaces.Space[Any], epsilon: float) -> Categorical:
-    sampling = "epsilon" if epsilon > 0 else "none"
-    return Categorical((int(space.n),), sampling=sampling, epsilon=epsilon)  # type: ignore[attr-defined, arg-type]
-
-
-def _box_head(space: spaces.Space[Any], **rules: Any) -> Gaussian:
-    assert isinstance(space, spaces.Box)  # SB3 built a continuous policy for it
-    return Gaussian(space.low, space.high, **rules)
-
-
-def _bare_head(space: spaces.Space[Any]) -> Head:
-    if isinstance(space, spaces.Discrete):
-        return Categorical((int(space.n),))
-    if isinstance(space, spaces.MultiDiscrete):
-        return Categorical(tuple(int(n) for n in space.nvec), multi=True)
-    if isinstance(space, spaces.MultiBinary):
-        return Binary(int(np.prod(space.shape)))
-    if isinstance(space, spaces.Box):
-        return _box_head(space, squash="clip")
-    raise ConversionError(f"the action space {space} is not supported")
-
-
-def _without_tanh(name: str, net: nn.Module) -> Named:
-    modules = list(net.children())
-    if not modules or not isinstance(modules[-1], nn.Tanh):
-        raise ConversionError(f"{name} should end in Tanh (squash_output), found {net}")
-    return [(f"{name}.{i}", module) for i, module in enumerate(modules[:-1])]
-
-
-def _array(tensor: torch.Tensor) -> FloatArray:
-    return tensor.detach().cpu().numpy().astype(np.float64)
-
-
-def _bias(module: nn.Linear) -> FloatArray:
-    return np.zeros(module.out_features) if module.bias is None else _array(module.bias)
+def _parts(rows: FloatArray, layer: PlainLayer) -> Iterator[FloatArray]:
+    size = len(rows) if layer.input_shape is None else BATCH
+    for start in range(0, len(rows), max(1, size)):
+        yield rows[start : start + size]

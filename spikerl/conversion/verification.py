@@ -27,7 +27,7 @@ def verify(source: Source, observations: Observation) -> None:
     """
     stack = source.stack
     theirs, actions = _watched(source, observations)
-    ours = stack.activations(source.preprocessing(observations))[-1]
+    ours = stack.values(source.preprocessing(observations))
     tolerance = TOLERANCE * max(1e-3, float(np.abs(ours).max()))
     if theirs.shape != ours.shape or not np.allclose(ours, theirs, rtol=0, atol=tolerance):
         raise ConversionError(
