@@ -317,7 +317,9 @@ def _constant(value: Any, root: nn.Module) -> Any:
     if not isinstance(value, fx.Node):
         return value
     if value.op != "get_attr":
-        raise _NotPlain(f"it combines two results ({value}); only one layer after the other can be")
+        raise _NotPlain(
+            f"it combines two results ({value}); only layers one after the other can be converted"
+        )
     found: Any = root
     for part in str(value.target).split("."):
         found = getattr(found, part)
