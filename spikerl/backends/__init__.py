@@ -27,6 +27,9 @@ class Known:
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
+    "pynn:nest": Known(
+        "spikerl.backends.pynn_nest:PynnNestBackend", ("nest", "pyNN", "threadpoolctl"), "pynn"
+    ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
