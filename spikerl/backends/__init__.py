@@ -27,6 +27,9 @@ class Known:
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
+    "pynn:brian2": Known(
+        "spikerl.backends.pynn_brian2:PynnBrian2Backend", ("brian2", "pyNN"), "pynn-brian2"
+    ),
     "pynn:nest": Known(
         "spikerl.backends.pynn_nest:PynnNestBackend", ("nest", "pyNN", "threadpoolctl"), "pynn"
     ),

@@ -55,8 +55,9 @@ def _holds(folder: str, program: str) -> bool:
 
 @contextmanager
 def expected_warnings() -> Iterator[None]:
-    """Within it, warnings of PyNN about itself are not shown."""
+    """Within it, what PyNN and the packages below it say to each other is not shown."""
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
         for message in _EXPECTED:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
         yield
@@ -140,5 +141,6 @@ def _merged(
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """One synapse per pair of neurons, with the sum of the weights: PyNN's lists need it."""
     pairs, which = np.unique(senders * n_out + targets, return_inverse=True)
-    summed = np.bincount(which, weights=weights, minlength=len(pairs))
+    summed: FloatArray = np.zeros(len(pairs))
+    np.add.at(summed, which, weights)
     return pairs // n_out, pairs % n_out, summed

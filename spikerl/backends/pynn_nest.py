@@ -54,7 +54,7 @@ _UNITS = UNITS["native nest"]
 
 
 class PynnNestBackend:
-    """NEST through PyNN in this process; its kernel is global, so there is one session at a time."""
+    """NEST through PyNN in this process; its kernel is global, so one session at a time."""
 
     name = "pynn:nest"
     capabilities: Capabilities = NestBackend.capabilities
@@ -127,7 +127,7 @@ class PynnNestSession(Session):
             if not self._layers:
                 self._first = stack
             else:
-                population.bias(stack[-1])
+                population.set_current(np.tile(neuron_bias(layer), (self._batch, 1)))
                 before = self._layers[-1]
                 for receptor, rows in connection_lists(
                     stack, before.n, population.n, self._batch, 1, _UNITS
@@ -241,11 +241,6 @@ class _Population:
             self._recorder = nest.Create("spike_recorder")
             nest.Connect(self.cells.node_collection, self._recorder)
         self._number = int(self.cells.node_collection[0].tolist()[0])
-
-    def bias(self, layer: Layer) -> None:
-        """Set the constant current of every neuron to the bias of the layer."""
-        assert isinstance(layer, NeuronLayer)
-        self.set_current(np.tile(neuron_bias(layer), (self._shape[0], 1)))
 
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""

@@ -11,9 +11,7 @@ weight * tau.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-Amount = TypeVar("Amount")  # a number, or an array of any shape
+from typing import Any
 
 STEP_MS = 1.0  # the only time step at which one step of a simulator is one step of the contract
 TAU_SYN_MS = 0.01  # of neurons that have no synapse without a time constant
@@ -29,13 +27,13 @@ class Unit:
     name: str
     factor: float = 1.0
 
-    def to_pynn(self, here: Amount) -> Amount:
+    def to_pynn(self, here: Any) -> Any:
         """A number or an array of spikerl in PyNN's unit."""
-        return here * self.factor  # type: ignore[operator,no-any-return]
+        return here * self.factor
 
-    def from_pynn(self, there: Amount) -> Amount:
+    def from_pynn(self, there: Any) -> Any:
         """A number or an array of PyNN in spikerl's unit."""
-        return there / self.factor  # type: ignore[operator,no-any-return]
+        return there / self.factor
 
 
 @dataclass(frozen=True)
