@@ -17,6 +17,9 @@ Brian2 prepares every run() anew, which takes about 0.1 s. This is a cross-check
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 from weakref import ref
@@ -111,11 +114,9 @@ class PynnBrian2Session(Session):
         self._target = self._brian2.prefs.codegen.target
         self._brian2.prefs.codegen.target = "numpy"  # compiling takes a minute and runs no faster
         self._batch = batch_size
-        self._first: list[Layer] = []
         self._layers: list[_Group] = []
-        self._drive: FloatArray | None = None  # [T, B, n_in] where it changes in time
         try:
-            with expected_warnings():
+            with _quiet():
                 self._build(network)
         except BaseException:
             self._close()
@@ -131,7 +132,7 @@ class PynnBrian2Session(Session):
         for layer, stack in stacks(network):
             group = _Group(self._brian2, sim, layer, self._batch)
             if not self._layers:
-                self._first = stack
+                self._driven = _Driven(sim, group, stack, self._batch)
             else:
                 before = self._layers[-1]
                 group.set_current(np.tile(neuron_bias(layer), (self._batch, 1)))
@@ -149,7 +150,7 @@ class PynnBrian2Session(Session):
             if layer.spiking:
                 running.add(group.monitor)
         running.add(
-            brian2.NetworkOperation(self._change_drive, when="start", clock=running.clock, order=1)
+            brian2.NetworkOperation(self._driven.step, when="start", clock=running.clock, order=1)
         )
 
     def _connect(self, before: _Group, after: _Group, receptor: str, rows: FloatArray) -> None:
@@ -164,23 +165,16 @@ class PynnBrian2Session(Session):
         # One step passes before synapses see a spike. A delay of 0 can be set but not given above.
         projection.set(delay=float(rows[0, 3]) - STEP_MS)
 
-    def _change_drive(self) -> None:
-        """Called by Brian2 at the start of every step."""
-        if self._drive is not None:
-            t = round(self._sim.get_current_time() / STEP_MS)
-            self._layers[0].set_current(self._currents(self._drive[t]))
-
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
-        with expected_warnings():
+        with _quiet():
             return self._decide(drive, record_spikes)
 
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
         steps, rows, _ = drive.shape
-        self._sim.reset()
-        self._drive = None if drive.strides[0] == 0 else drive
-        self._layers[0].set_current(self._currents(drive[0]))
+        # not sim.reset(), which does just this and keeps a Neo segment per population and decision
+        self._sim.simulator.state.reset()
+        self._driven.set(drive)
         self._sim.run(steps * STEP_MS)
-        self._drive = None
         spikes = [g.spikes(steps)[:, :rows] for g in self._layers if g.spiking]
         return Recording(
             counts=tuple(s.sum(axis=0, dtype=np.int64) for s in spikes),
@@ -188,9 +182,6 @@ class PynnBrian2Session(Session):
             sim_steps=steps,
             spikes=tuple(spikes) if record_spikes else None,
         )
-
-    def _currents(self, x: FloatArray) -> FloatArray:
-        return drive_currents(self._first, x, self._batch)
 
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         pass  # every run starts at v_init
@@ -200,6 +191,27 @@ class PynnBrian2Session(Session):
         self._sim.end()
         self._sim.simulator.state.clear()
         self._brian2.prefs.codegen.target = self._target
+
+
+class _Driven:
+    """The first layer and its drive; no part of the session, which Brian2 would keep alive."""
+
+    def __init__(self, sim: Any, group: _Group, stack: list[Layer], batch_size: int) -> None:
+        self._sim, self._group, self._stack, self._batch = sim, group, stack, batch_size
+        self._drive: FloatArray | None = None
+
+    def set(self, drive: FloatArray) -> None:
+        """Take the drive [T, B, n_in] of the next run."""
+        self._drive = None if drive.strides[0] == 0 else drive
+        self._apply(drive[0])
+
+    def step(self) -> None:
+        """Called by Brian2 at the start of every step."""
+        if self._drive is not None:
+            self._apply(self._drive[round(self._sim.get_current_time() / STEP_MS)])
+
+    def _apply(self, x: FloatArray) -> None:
+        self._group.set_current(drive_currents(self._stack, x, self._batch))
 
 
 class _Group:
@@ -250,6 +262,19 @@ class _Group:
         step = np.rint(np.asarray(self.monitor.t / self._ms) / STEP_MS).astype(np.int64)
         found.reshape(steps, -1)[step, np.asarray(self.monitor.i)] = True
         return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it Brian2 logs what is wrong only, not every line of code it makes."""
+    log = logging.getLogger("brian2")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with expected_warnings():
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def simulator_itself() -> Any:
