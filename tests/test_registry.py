@@ -56,7 +56,7 @@ def missing(monkeypatch):
 
 @pytest.mark.parametrize("name", list(backends.TABLE))
 def test_every_back_end_of_the_table_is_a_back_end_of_that_name(name):
-    backend = backends.get(name)
+    backend = backends.load(name, backends.TABLE[name].target)  # its simulator may be missing
     assert isinstance(backend, Backend)
     assert backend.name == name
     delay = backend.capabilities.min_delay_steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 
 from spikerl.backends.base import Backend, Capabilities
@@ -17,18 +17,22 @@ from spikerl.errors import BackendError
 
 @dataclass(frozen=True)
 class Known:
-    """Where a back end lives, the modules it needs, and the extra that installs them."""
+    """Where a back end lives, the modules it needs, and the extra that installs them.
+
+    numpy_below: the first version of numpy its simulator cannot be imported with, as (2, 4).
+    """
 
     target: str
     needs: tuple[str, ...] = ()
     extra: str | None = None
+    numpy_below: tuple[int, int] | None = None
 
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
     "pynn:brian2": Known(
-        "spikerl.backends.pynn_brian2:PynnBrian2Backend", ("brian2", "pyNN"), "pynn-brian2"
+        "spikerl.backends.pynn_brian2:PynnBrian2Backend", ("brian2", "pyNN"), "pynn-brian2", (2, 4)
     ),
     "pynn:nest": Known(
         "spikerl.backends.pynn_nest:PynnNestBackend", ("nest", "pyNN", "threadpoolctl"), "pynn"
@@ -93,6 +97,16 @@ def _target(name: str) -> str:
 
 def _state(name: str, known: Known) -> BackendState:
     missing = [module for module in known.needs if find_spec(module) is None]
+    if not missing and known.numpy_below is not None:
+        found = version("numpy")
+        if tuple(int(part) for part in found.split(".")[:2]) >= known.numpy_below:
+            wanted = ".".join(map(str, known.numpy_below))
+            return BackendState(
+                name,
+                False,
+                f"needs numpy < {wanted}, found {found}",
+                "give it an interpreter of its own: HardwarePolicy(..., python='venv/bin/python')",
+            )
     if not missing:
         return BackendState(name, True)
     target = f"'spikerl[{known.extra}]'" if known.extra else "--force-reinstall spikerl"

@@ -4,8 +4,8 @@ As PyNN sets it up, Brian2 is not: synapses come between thresholds and resets, 
 zero erases what arrives in the same step, and a spike acts two steps later. Three public settings
 make it exact:
 
-- the order of a step is Brian2's Network.schedule: integrate, synapses, thresholds, resets. Synapses
-  then carry the spikes of the step before, so a delay of 0 is delay_steps = 1;
+- the order of a step is Brian2's Network.schedule: integrate, synapses, thresholds, resets. The
+  synapses then carry the spikes of the step before, so a delay of 0 is delay_steps = 1;
 - the cells are PyNN's IF_curr_delta with its equations and parameters, integrated by Euler steps,
   which are the contract's v <- decay * v + b; only their threshold is >=, and their reset may
   subtract;
@@ -245,7 +245,7 @@ class _Group:
             ),
         )
         self.cells.initialize(v=_UNITS.potential.to_pynn(tiled(layer.v_init)))
-        self.monitor = brian2.SpikeMonitor(self.cells.brian2_group) if layer.spiking else None
+        self.monitor: Any = brian2.SpikeMonitor(self.cells.brian2_group) if layer.spiking else None
 
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""
@@ -254,7 +254,8 @@ class _Group:
     def potentials(self) -> FloatArray:
         """Potentials after the last step: [batch_size, n]."""
         v = np.asarray(self.cells.brian2_group.v[:] / self._mV, dtype=np.float64)
-        return _UNITS.potential.from_pynn(v.reshape(self._shape))
+        potentials: FloatArray = _UNITS.potential.from_pynn(v.reshape(self._shape))
+        return potentials
 
     def spikes(self, steps: int) -> NDArray[np.bool_]:
         """Spikes of every step: [T, batch_size, n]."""

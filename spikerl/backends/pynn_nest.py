@@ -273,7 +273,8 @@ class _Population:
     def potentials(self) -> FloatArray:
         """Potentials after the last step: [batch_size, n]."""
         v = np.atleast_1d(np.array(self.cells.node_collection.V_m, dtype=np.float64))
-        return _UNITS.potential.from_pynn(v.reshape(self._shape)) - self._lift
+        potentials: FloatArray = _UNITS.potential.from_pynn(v.reshape(self._shape)) - self._lift
+        return potentials
 
     def spikes(self, begin: int, steps: int) -> NDArray[np.bool_]:
         """Spikes of the steps after step `begin`: [T, batch_size, n]."""
