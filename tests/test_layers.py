@@ -35,6 +35,10 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.nest", "backends.pynn", "backends.pynn_units"),
         *("connections", "errors", "network"),
     },
+    "backends.pynn_neuron": {
+        *("backends.base", "backends.pynn", "backends.pynn_units"),
+        *("connections", "errors", "network"),
+    },
     "backends.pynn_brian2": {
         *("backends.base", "backends.pynn", "backends.pynn_units"),
         *("connections", "errors", "network"),

@@ -60,7 +60,8 @@ def test_the_factors_are_those_of_the_physics() -> None:
     assert UNITS["native nest"].weight.to_pynn(1.0) * 1000 == 1  # what reaches the kernel
     assert UNITS["IF_curr_delta"].weight.to_pynn(1.0) == UNITS["IF_curr_delta"].potential.factor
     exp = UNITS["IF_curr_exp"]
-    assert exp.weight.to_pynn(1.0) * TAU_SYN_MS / exp.capacitance == pytest.approx(1)  # charge
+    assert exp.weight.to_pynn(1.0) * STEP_MS / exp.capacitance == 1  # charge of one step
+    assert np.exp(-STEP_MS / TAU_SYN_MS) < 1e-40  # and nothing of it is left in the second
 
 
 def stack_of_maps() -> SpikingNetwork:

@@ -117,9 +117,9 @@ def test_where_it_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_numpy_that_it_cannot_be_imported_with_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda m: True)
-    monkeypatch.setattr(backends, "version", lambda name: "2.4.6")
+    monkeypatch.setattr(np, "__version__", "2.4.6")
     with pytest.raises(BackendError, match=r"needs numpy < 2\.4, found 2\.4\.6; .*python="):
         backends.get("pynn:brian2")
     for older in ("2.3.5", "1.26.4"):
-        monkeypatch.setattr(backends, "version", lambda name, older=older: older)
+        monkeypatch.setattr(np, "__version__", older)
         assert backends.available()["pynn:brian2"].usable

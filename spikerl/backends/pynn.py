@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +23,32 @@ from spikerl.network import FloatArray, Layer, NeuronLayer, SpikingNetwork
 
 # What PyNN says on purpose and nobody here can change: extensions of NEST are not needed, and its
 # own calls of NEST are of the old kind. NEST says the latter once per process.
+NUMPY_OF_BRIAN2 = "2.4"  # the first that Brian2 2.9 cannot be imported with
 _EXPECTED = (
     r"Cannot find nest-config",
     r"\s*(Set|Get)Status\(\) is deprecated",
     r"\s*Provided for backward compatibility only",
     r"Ignoring default NEST parameter",
+    r"mpi4py not available",
 )
 
 
 def simulator(name: str) -> Any:
     """The module pyNN.<name>, ready for setup(); raises BackendError saying what it lacks.
 
-    Where NEST's nest-config is on the PATH, pyNN.nest would try to compile extensions that nobody
-    needs, in its own folder among the installed packages, at every import. So it does not find it.
+    Where nest-config or nrnivmodl are on the PATH, PyNN would compile extensions in its own folder
+    among the installed packages while it is imported: those of NEST at every import, without
+    success, though nobody needs them. So it does not find the programs.
     """
     path = os.environ.get("PATH", "")
-    folders = [p for p in path.split(os.pathsep) if not _holds(p, "nest-config")]
+    folders = [
+        folder
+        for folder in path.split(os.pathsep)
+        if not any(os.path.exists(os.path.join(folder, p)) for p in ("nest-config", "nrnivmodl"))
+    ]
+    options = os.environ.get("NEURON_MODULE_OPTIONS")
+    if options is None:
+        os.environ["NEURON_MODULE_OPTIONS"] = "-nogui"  # else it complains of a missing display
     os.environ["PATH"] = os.pathsep.join(folders) or os.devnull  # nothing would mean this folder
     try:
         with expected_warnings():
@@ -47,10 +59,30 @@ def simulator(name: str) -> Any:
         ) from error
     finally:
         os.environ["PATH"] = path
+        if options is None:
+            del os.environ["NEURON_MODULE_OPTIONS"]
 
 
-def _holds(folder: str, program: str) -> bool:
-    return os.path.exists(os.path.join(folder, program))
+def brian2_unmet() -> tuple[str, str] | None:
+    """What is wrong with numpy for Brian2 and what to do, if anything is."""
+    first = tuple(map(int, NUMPY_OF_BRIAN2.split(".")))
+    if tuple(int(part) for part in np.__version__.split(".")[:2]) < first:
+        return None
+    return (
+        f"needs numpy < {NUMPY_OF_BRIAN2}, found {np.__version__}",
+        "give it an interpreter of its own: HardwarePolicy(..., python='venv/bin/python')",
+    )
+
+
+def neuron_unmet() -> tuple[str, str] | None:
+    """What PyNN's part for NEURON lacks and what to do, if anything."""
+    package = find_spec("pyNN")
+    if package is None or package.submodule_search_locations is None:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "neuron" / "nmodl"
+    if any(folder.glob("*/libnrnmech*")):
+        return None
+    return "PyNN's mechanisms for NEURON are not compiled", f"run nrnivmodl in {folder}"
 
 
 @contextmanager
@@ -61,6 +93,12 @@ def expected_warnings() -> Iterator[None]:
         for message in _EXPECTED:
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
         yield
+
+
+def release(population: Any) -> None:
+    """Let a PyNN population go: it and its cells form circles in arrays, where Python sees none."""
+    for cell in population.all_cells:
+        vars(cell).clear()
 
 
 def stacks(network: SpikingNetwork) -> list[tuple[NeuronLayer, list[Layer]]]:

@@ -40,6 +40,7 @@ from spikerl.backends.pynn import (
     drive_currents,
     expected_warnings,
     recurrent_lists,
+    release,
     simulator,
     stacks,
 )
@@ -187,6 +188,8 @@ class PynnBrian2Session(Session):
         pass  # every run starts at v_init
 
     def _close(self) -> None:
+        for group in self._layers:
+            release(group.cells)
         self._layers = []
         self._sim.end()
         self._sim.simulator.state.clear()

@@ -42,6 +42,7 @@ from spikerl.backends.pynn import (
     drive_currents,
     expected_warnings,
     recurrent_lists,
+    release,
     simulator,
     stacks,
 )
@@ -202,6 +203,8 @@ class PynnNestSession(Session):
         pass  # every run starts at v_init
 
     def _close(self) -> None:
+        for population in self._layers:
+            release(population.cells)
         self._layers = []
         with _one_thread():
             self._sim.end()  # removes the temporary folder that every setup() makes

@@ -5,7 +5,7 @@ and time in steps; PyNN has mV, nA or pA, nF or pF, and ms. With a membrane of c
 step of 1 ms a current of 1 moves the potential by 1 per step, so most factors are 1. The others are
 the traps: PyNN multiplies the weights of NEST's native types by 1000, as if they were nA to become
 pA, but not their currents; and a synaptic current of time constant tau carries a charge of
-weight * tau.
+weight * tau, or weight * step where tau is far below a step.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ UNITS = {
     "native nest": Units(Unit("mV"), Unit("pA"), Unit("mV / 1000", 1e-3), Unit("ms", STEP_MS)),
     # IF_curr_delta: nA and nF, a weight is a jump of the potential
     "IF_curr_delta": Units(Unit("mV"), Unit("nA"), Unit("mV"), Unit("ms", STEP_MS)),
-    # IF_curr_exp: a weight is the current at the spike, which then decays
-    "IF_curr_exp": Units(
-        Unit("mV"), Unit("nA"), Unit("nA", STEP_MS / TAU_SYN_MS), Unit("ms", STEP_MS)
-    ),
+    # IF_curr_exp: a weight is a current; with TAU_SYN_MS it has decayed before the second step
+    "IF_curr_exp": Units(Unit("mV"), Unit("nA"), Unit("nA", 1.0 / STEP_MS), Unit("ms", STEP_MS)),
 }

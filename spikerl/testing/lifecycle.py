@@ -193,6 +193,8 @@ def _refusals(c: Capabilities) -> dict[str, SpikingNetwork]:
         lacking["max_delay_steps"] = {"delay_steps": c.max_delay_steps + 1}
     if c.min_delay_steps:
         lacking["min_delay_steps"] = {"delay_steps": c.min_delay_steps - 1}
+    if c.min_refractory_steps:
+        lacking["min_refractory_steps"] = {"refractory_steps": c.min_refractory_steps - 1}
     fronts: dict[str, Layer] = {
         "AvgPool2d": AvgPool2d((2, 1, 1), (1, 1)),
         "Conv2d": Conv2d(weight=np.ones((2, 2, 1, 1)), input_shape=(2, 1, 1), **_plain(c)),
@@ -224,6 +226,7 @@ def _plain(c: Capabilities) -> dict[str, Any]:
     return {
         "reset": "subtract" if "subtract" in c.resets else "zero",
         "delay_steps": c.min_delay_steps,
+        "refractory_steps": c.min_refractory_steps,
     }
 
 
