@@ -111,11 +111,14 @@ def test_recurrent_lists_go_from_column_to_row() -> None:
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize("dyadic", [True, False])
 @pytest.mark.parametrize("net", ["4-16-16-2", "8-64-64-4"])
-def test_every_spike_and_potential_is_the_references(net: str, reset: str, dyadic: bool) -> None:
+@pytest.mark.parametrize("calls", ["public", "kernel"])
+def test_every_spike_and_potential_is_the_references(
+    calls: str, net: str, reset: str, dyadic: bool
+) -> None:
     tested = network(net, reset, dyadic)
     rng = np.random.default_rng(0)
     x = rng.integers(-2048, 2049, (6, tested.n_in)) / 1024
-    with backends.get("pynn:nest").compile(tested) as session:
+    with backends.get("pynn:nest").compile(tested, calls=calls) as session:
         for i, row in enumerate(x):
             drive = np.broadcast_to(row, (100, 1, tested.n_in))
             if i % 2:  # written out, and another one at every step
@@ -184,27 +187,28 @@ def test_decisions_do_not_depend_on_those_before() -> None:
 
 @installed
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
-def test_a_decision_that_was_interrupted_leaves_nothing(reset: str) -> None:
+@pytest.mark.parametrize("calls", ["public", "kernel"])
+def test_a_decision_that_was_interrupted_leaves_nothing(calls: str, reset: str) -> None:
     tested = network("4-16-16-2", reset)
     drive = np.broadcast_to(np.ones(4), (50, 1, 4))
     want = simulate(tested, drive)
-    with backends.get("pynn:nest").compile(tested) as session:
+    with backends.get("pynn:nest").compile(tested, calls=calls) as session:
         inside: Any = session
-        for at in (1, 2, 3):  # the runs of one decision that changes at every step
-            run, calls = inside._sim.run, []
+        run = inside._calls.run
+        for at in (1, 2, 9):  # runs of a decision that changes at each of its 9 steps
+            left = at
 
-            def broken(ms: float, run: Any = run, calls: list[float] = calls, at: int = at) -> None:
-                calls.append(ms)
-                if len(calls) > at:
+            def broken(steps: int) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
                     raise KeyboardInterrupt
-                run(ms)
+                run(steps)
 
-            inside._sim.run = broken
-            try:
-                with pytest.raises(KeyboardInterrupt):
-                    session.run(np.full((9, 1, 4), 5.0))
-            finally:
-                inside._sim.run = run
+            inside._calls.run = broken
+            with pytest.raises(KeyboardInterrupt):
+                session.run(np.full((9, 1, 4), 5.0))
+            inside._calls.run = run
             same(session.run(drive, record_spikes=True), want)
 
 
@@ -325,6 +329,27 @@ def test_what_it_cannot_do_is_refused_with_every_reason() -> None:
     slow = SpikingNetwork((Dense(np.eye(2), delay_steps=2), Dense(np.eye(2), spiking=False)))
     with pytest.raises(UnsupportedNetwork, match="delay_steps must be at most 1"):
         PynnNestBackend().compile(slow)
+
+
+@installed
+def test_other_calls_than_the_two_are_refused() -> None:
+    tested = network("4-16-16-2", "zero")
+    with pytest.raises(BackendError, match="calls is 'fast', wanted one of 'public', 'kernel'"):
+        backends.get("pynn:nest").compile(tested, calls="fast")
+
+
+@installed
+def test_a_nest_without_the_kernels_calls_is_named_and_frees_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nest import nestkernel_api
+
+    tested = network("4-16-16-2", "zero")
+    with monkeypatch.context() as patched:
+        patched.delattr(nestkernel_api, "llapi_set_nc_status")
+        with pytest.raises(BackendError, match="lacks the calls of calls='kernel'"):
+            backends.get("pynn:nest").compile(tested, calls="kernel")
+    backends.get("pynn:nest").compile(tested, calls="kernel").close()
 
 
 @installed

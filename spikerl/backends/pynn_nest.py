@@ -9,6 +9,8 @@ milliseconds per population. The neurons and what makes them exact are those of 
 - run() goes one step further than asked for the first time, so one step is run after building;
 - sim.reset() leaves spikes under way: every decision ends with a step in which all potentials are
   far down, which swallows them.
+
+With calls="kernel" PyNN builds the network, and decisions go past it to the kernel.
 """
 
 from __future__ import annotations
@@ -74,17 +76,22 @@ class PynnNestBackend:
     ) -> Session:
         """Build batch_size copies of the network in NEST's kernel, which is emptied first.
 
-        Nothing here is random. Raises BackendError while another session on NEST is open.
+        Option calls: "public" decides by public calls of PyNN, "kernel" by those below PyNN, which
+        are faster and which another version of NEST may name differently. Nothing here is random.
+        Raises BackendError while another session on NEST is open, and for other calls.
         """
         require_runnable(self, network, batch_size)
-        refuse_options(self.name, options)
-        return self_tested(PynnNestSession(network, batch_size), self.capabilities)
+        refuse_options(self.name, options, ("calls",))
+        calls = options.get("calls", "public")
+        if calls not in CALLS:
+            raise BackendError(f"calls is {calls!r}, wanted one of {', '.join(map(repr, CALLS))}")
+        return self_tested(PynnNestSession(network, batch_size, CALLS[calls]), self.capabilities)
 
 
 class PynnNestSession(Session):
     """A network in NEST's kernel, made by PyNN; every run() starts at v_init."""
 
-    def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
+    def __init__(self, network: SpikingNetwork, batch_size: int, calls: type[PublicCalls]) -> None:
         other = NestSession._open() if NestSession._open is not None else None
         if other is not None and not other.closed:
             raise BackendError(
@@ -94,6 +101,7 @@ class PynnNestSession(Session):
             )
         self._nest = _imported()
         self._sim = simulator("nest")
+        self._calls = calls(self._nest, self._sim)
         self._batch = batch_size
         self._layers: list[_Population] = []
         self._first: list[Layer] = []
@@ -124,7 +132,7 @@ class PynnNestSession(Session):
 
     def _build(self, network: SpikingNetwork) -> None:
         for layer, stack in stacks(network):
-            population = _Population(self._nest, self._sim, layer, self._batch)
+            population = _Population(self._nest, self._sim, self._calls, layer, self._batch)
             if not self._layers:
                 self._first = stack
             else:
@@ -162,6 +170,7 @@ class PynnNestSession(Session):
         constant = drive.strides[0] == 0
         if not self._swallowed:  # the first decision, or the last one was interrupted
             self._swallow()
+            self._now = round(float(self._nest.biological_time) / STEP_MS)
         self._swallowed = False
         first = self._layers[0]
         begin = self._now
@@ -169,14 +178,14 @@ class PynnNestSession(Session):
         for population in self._layers[1:]:
             population.start()
         if constant:
-            self._sim.run(steps * STEP_MS)
+            self._calls.run(steps)
         else:
-            self._sim.run(STEP_MS)
+            self._calls.run(1)
             for t in range(1, steps):
                 ahead = t + 1 if first.late else t
                 if ahead < steps:
                     first.set_current(self._currents(drive[ahead]))
-                self._sim.run(STEP_MS)
+                self._calls.run(1)
         self._now += steps
         potentials = tuple(population.potentials()[:rows] for population in self._layers)
         self._swallow()
@@ -192,8 +201,8 @@ class PynnNestSession(Session):
         """One step with all potentials out of reach; recorders hear of the last spikes in it."""
         for population in self._layers:
             population.sink()
-        self._sim.run(STEP_MS)
-        self._now = round(float(self._nest.biological_time) / STEP_MS)
+        self._calls.run(1)
+        self._now += 1
         self._swallowed = True
 
     def _currents(self, x: FloatArray) -> FloatArray:
@@ -211,6 +220,80 @@ class PynnNestSession(Session):
             self._nest.ResetKernel()
 
 
+class PublicCalls:
+    """What a decision asks of PyNN, and of NEST where PyNN has no answer."""
+
+    def __init__(self, nest: Any, sim: Any) -> None:
+        self._nest, self._sim = nest, sim
+
+    def run(self, steps: int) -> None:
+        """Simulate so many steps."""
+        self._sim.run(steps * STEP_MS)
+
+    def set_current(self, cells: Any, values: FloatArray) -> None:
+        """Set the current of every cell of a population [cells]."""
+        cells.set(I_e=values)
+
+    def set_potential(self, cells: Any, values: FloatArray) -> None:
+        """Set the potential of every cell of a population [cells]."""
+        cells.initialize(V_m=values)
+
+    def potentials(self, cells: Any) -> FloatArray:
+        """The potential of every cell of a population: [cells]."""
+        return np.atleast_1d(np.array(cells.node_collection.V_m, dtype=np.float64))
+
+    def forget(self, recorder: Any) -> None:
+        """Delete the recorded spikes."""
+        recorder.n_events = 0
+
+    def events(self, recorder: Any) -> Any:
+        """The recorded spikes: arrays "times" and "senders"."""
+        return recorder.events
+
+
+class KernelCalls(PublicCalls):
+    """The same by the calls that NEST's own Python layer makes; raises BackendError without them.
+
+    NEST's set() first reads all parameters of all neurons; these calls do not.
+    """
+
+    def __init__(self, nest: Any, sim: Any) -> None:
+        super().__init__(nest, sim)
+        try:
+            from nest import nestkernel_api
+
+            self._set = nestkernel_api.llapi_set_nc_status
+            self._get = nestkernel_api.llapi_get_nc_status
+        except (ImportError, AttributeError) as error:
+            raise BackendError(
+                f"NEST {nest.__version__} lacks the calls of calls='kernel' ({error}); "
+                "leave it at calls='public'"
+            ) from error
+
+    def run(self, steps: int) -> None:
+        self._nest.Simulate(steps * STEP_MS)
+
+    def set_current(self, cells: Any, values: FloatArray) -> None:
+        self._set(cells.node_collection._datum, [{"I_e": value} for value in values.tolist()])
+
+    def set_potential(self, cells: Any, values: FloatArray) -> None:
+        self._set(cells.node_collection._datum, [{"V_m": value} for value in values.tolist()])
+
+    def potentials(self, cells: Any) -> FloatArray:
+        found = self._get(cells.node_collection._datum)["V_m"]
+        return np.atleast_1d(np.array(found, dtype=np.float64))
+
+    def forget(self, recorder: Any) -> None:
+        self._set(recorder._datum, [{"n_events": 0}])
+
+    def events(self, recorder: Any) -> Any:
+        (events,) = self._get(recorder._datum)["events"]
+        return events
+
+
+CALLS: dict[str, type[PublicCalls]] = {"public": PublicCalls, "kernel": KernelCalls}
+
+
 class _Population:
     """The copies of one layer of neurons as a PyNN population, and the recorder of its spikes.
 
@@ -218,15 +301,18 @@ class _Population:
     late: a current set before a step acts in the one after it (eprop_iaf).
     """
 
-    def __init__(self, nest: Any, sim: Any, layer: NeuronLayer, batch_size: int) -> None:
+    def __init__(
+        self, nest: Any, sim: Any, calls: PublicCalls, layer: NeuronLayer, batch_size: int
+    ) -> None:
         self.n = layer.n_out
+        self._calls = calls
         self.spiking = layer.spiking
         self.late = layer.spiking and layer.reset == "subtract"
         self._shape = (batch_size, self.n)
         self._lift = EDGE if self.late else 0.0
         start = np.tile(np.broadcast_to(layer.v_init, self.n), batch_size) + self._lift
         self._start = _UNITS.potential.to_pynn(start)
-        self._sink = _UNITS.potential.to_pynn(DEPTH)
+        self._sink = _UNITS.potential.to_pynn(np.full(start.shape, DEPTH))
         self._current = np.zeros(self._shape)
         model = sim.native_cell_type("eprop_iaf" if self.late else "iaf_psc_delta")
         # PyNN would also set what NEST lists but does not let be set
@@ -248,7 +334,7 @@ class _Population:
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""
         self._current = current
-        self.cells.set(I_e=_UNITS.current.to_pynn(current.reshape(-1)))
+        self._calls.set_current(self.cells, _UNITS.current.to_pynn(current.reshape(-1)))
 
     def start_driven(self, now: FloatArray, following: FloatArray) -> None:
         """Put all potentials to v_init, with a current in the first step and one afterwards.
@@ -265,24 +351,24 @@ class _Population:
 
     def start(self, more: FloatArray | float = 0.0) -> None:
         """Put all potentials to v_init and forget recorded spikes."""
-        self.cells.initialize(V_m=self._start + more)
+        self._calls.set_potential(self.cells, self._start + more)
         if self.spiking:
-            self._recorder.n_events = 0
+            self._calls.forget(self._recorder)
 
     def sink(self) -> None:
         """Put all potentials out of reach of a threshold."""
-        self.cells.initialize(V_m=self._sink)
+        self._calls.set_potential(self.cells, self._sink)
 
     def potentials(self) -> FloatArray:
         """Potentials after the last step: [batch_size, n]."""
-        v = np.atleast_1d(np.array(self.cells.node_collection.V_m, dtype=np.float64))
+        v = self._calls.potentials(self.cells)
         potentials: FloatArray = _UNITS.potential.from_pynn(v.reshape(self._shape)) - self._lift
         return potentials
 
     def spikes(self, begin: int, steps: int) -> NDArray[np.bool_]:
         """Spikes of the steps after step `begin`: [T, batch_size, n]."""
         found = np.zeros((steps, *self._shape), dtype=np.bool_)
-        events = self._recorder.events
+        events = self._calls.events(self._recorder)
         step = np.rint(np.asarray(events["times"]) / STEP_MS).astype(np.int64) - begin - 1
         which = np.asarray(events["senders"]).astype(np.int64) - self._number
         found.reshape(steps, -1)[step, which] = True
