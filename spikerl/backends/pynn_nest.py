@@ -168,11 +168,12 @@ class PynnNestSession(Session):
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
         steps, rows, _ = drive.shape
         constant = drive.strides[0] == 0
+        first = self._layers[0]
         if not self._swallowed:  # the first decision, or the last one was interrupted
+            first.set_current(np.zeros_like(first.current))  # it may not have come through
             self._swallow()
             self._now = round(float(self._nest.biological_time) / STEP_MS)
         self._swallowed = False
-        first = self._layers[0]
         begin = self._now
         first.start_driven(*(self._currents(drive[min(t, steps - 1)]) for t in (0, 1)))
         for population in self._layers[1:]:
@@ -298,6 +299,7 @@ class _Population:
     """The copies of one layer of neurons as a PyNN population, and the recorder of its spikes.
 
     n:    neurons of one copy.
+    current: [batch_size, n], the last one that was set.
     late: a current set before a step acts in the one after it (eprop_iaf).
     """
 
@@ -313,7 +315,7 @@ class _Population:
         start = np.tile(np.broadcast_to(layer.v_init, self.n), batch_size) + self._lift
         self._start = _UNITS.potential.to_pynn(start)
         self._sink = _UNITS.potential.to_pynn(np.full(start.shape, DEPTH))
-        self._current = np.zeros(self._shape)
+        self.current: FloatArray = np.zeros(self._shape)
         model = sim.native_cell_type("eprop_iaf" if self.late else "iaf_psc_delta")
         # PyNN would also set what NEST lists but does not let be set
         kind = type(model.__name__, (model,), {"default_initial_values": {"V_m": 0.0}})
@@ -333,7 +335,7 @@ class _Population:
 
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""
-        self._current = current
+        self.current = current
         self._calls.set_current(self.cells, _UNITS.current.to_pynn(current.reshape(-1)))
 
     def start_driven(self, now: FloatArray, following: FloatArray) -> None:
@@ -345,7 +347,7 @@ class _Population:
             self.set_current(now)
             self.start()
             return
-        difference = _UNITS.current.to_pynn((now - self._current).reshape(-1))
+        difference = _UNITS.current.to_pynn((now - self.current).reshape(-1))
         self.set_current(following)
         self.start(difference)
 
