@@ -61,7 +61,17 @@ TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrapper
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
-SIMULATORS = ("numba", "nest", "pyNN", "nengo", "spikingjelly", "snntorch", "lava", "rockpool")
+SIMULATORS = (
+    "numba",
+    "nest",
+    "pyNN",
+    "spynnaker",
+    "nengo",
+    "spikingjelly",
+    "snntorch",
+    "lava",
+    "rockpool",
+)
 
 
 def name_of(path: Path) -> str:

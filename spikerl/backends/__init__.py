@@ -17,17 +17,28 @@ from spikerl.errors import BackendError
 
 @dataclass(frozen=True)
 class Known:
-    """Where a back end lives, the modules it needs, and the extra that installs them."""
+    """Where a back end lives, the modules it needs, and the extra that installs them.
+
+    missing: "module:function" that says what a machine lacks besides, such as a board; "" if
+             nothing. The back end can be had all the same, and its compile() says more.
+    """
 
     target: str
     needs: tuple[str, ...] = ()
     extra: str | None = None
+    missing: str | None = None
 
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
+    "spinnaker": Known(
+        "spikerl.backends.spinnaker:SpinnakerBackend",
+        ("spynnaker", "pyNN"),
+        "spinnaker",
+        "spikerl.backends.spinnaker_config:missing",
+    ),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
 
@@ -61,7 +72,7 @@ def available() -> dict[str, BackendState]:
 def get(name: str) -> Backend:
     """The back end of this name; raises BackendError that lists what exists and what to install."""
     target = _target(name)
-    if name in TABLE and not (state := _state(name, TABLE[name])).usable:
+    if name in TABLE and not (state := _installed(name, TABLE[name])).usable:
         raise BackendError(f"back end {name!r} cannot be used here: {state}")
     return load(name, target)
 
@@ -86,6 +97,15 @@ def _target(name: str) -> str:
 
 
 def _state(name: str, known: Known) -> BackendState:
+    state = _installed(name, known)
+    if not state.usable or known.missing is None:
+        return state
+    module, _, function = known.missing.partition(":")
+    lacking = getattr(import_module(module), function)()
+    return BackendState(name, not lacking, lacking)
+
+
+def _installed(name: str, known: Known) -> BackendState:
     missing = [module for module in known.needs if find_spec(module) is None]
     if not missing:
         return BackendState(name, True)
