@@ -199,8 +199,11 @@ class Workspace:
 
     def close(self) -> None:
         """Remove the directory and everything in it; calling it again does nothing."""
+        # At exit sPyNNaker would come back to this directory, make it anew to read the log it kept
+        # there, and note how the simulation ended.
+        if log := sys.modules.get("spinn_utilities.log"):
+            log.FormatAdapter.set_log_store(None)
         if writer := sys.modules.get("spinn_utilities.data.utils_data_writer"):
-            # It would note at exit, in this directory, how the simulation ended.
             atexit.unregister(writer.UtilsDataWriter.write_errored_file)
         self._directory.cleanup()
 
