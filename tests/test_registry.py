@@ -59,8 +59,9 @@ def test_every_back_end_of_the_table_is_a_back_end_of_that_name(name):
     backend = backends.get(name)
     assert isinstance(backend, Backend)
     assert backend.name == name
-    delay = backend.capabilities.min_delay_steps
-    network = SpikingNetwork([Dense([[1.0]], delay_steps=delay), Dense([[1.0]], spiking=False)])
+    c = backend.capabilities
+    first = Dense([[1.0]], delay_steps=c.min_delay_steps, reset=max(c.resets))
+    network = SpikingNetwork([first, Dense([[1.0]], spiking=False)])
     assert backend.problems(network) == []
 
 

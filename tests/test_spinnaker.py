@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_spynnaker import ONE, FakeSpynnaker, Population
 
+import spikerl
 from spikerl import backends
 from spikerl.backends import spinnaker_config as settings
 from spikerl.backends.spinnaker import SpinnakerBackend, SpinnakerSession, open_session
@@ -27,6 +28,7 @@ from spikerl.errors import BackendError, SessionClosed, UnsupportedNetwork
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, SpikingNetwork
 from spikerl.reference import simulate
 
+ZOO = Path(__file__).parent.parent / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
 BOARD = settings.Board("10.0.0.1", "here.cfg", {"Machine": {"machine_name": "10.0.0.1"}})
 
 
@@ -405,6 +407,24 @@ def test_without_a_board_the_error_says_what_to_write_where(home: Path) -> None:
     assert "dry_run()" in text
     assert [path.name for path in home.iterdir()] == ["work"]  # and wrote nothing there
     assert settings.missing() == "no board configured"
+
+
+def test_a_policy_without_a_board_says_so_and_one_with_a_board_decides(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda m: m)  # as if all were installed
+    agent = spikerl.convert(ZOO, sim_steps=16, reset="zero", delay_steps=1, n_calibration=500)
+    with pytest.raises(BackendError, match=r"no board configured: no file .*\.spynnaker\.cfg"):
+        spikerl.HardwarePolicy(agent, "spinnaker")
+    (home / ".spynnaker.cfg").write_text("[Machine]\nmachine_name = near\nversion = 5\n")
+    monkeypatch.setattr("spikerl.backends.spinnaker.spynnaker", FakeSpynnaker)
+    observations = np.random.default_rng(1).uniform(-0.2, 0.2, (30, 4)).astype(np.float32)
+    with spikerl.HardwarePolicy(agent, "spinnaker", n_envs=10) as policy:
+        ours = policy.predict(observations)[0]
+    with spikerl.HardwarePolicy(agent, "reference") as policy:
+        theirs = policy.predict(observations)[0]
+    assert (ours == theirs).mean() > 0.9
+    assert len(set(theirs.tolist())) == 2
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from test_spinnaker import constant, convolutional, opened, real_valued, recurre
 import spikerl
 from spikerl.backends import spinnaker_dry_run as module
 from spikerl.backends.spinnaker import DryRun, dry_run
-from spikerl.backends.spinnaker_config import spynnaker
+from spikerl.backends.spinnaker_config import VIRTUAL, Workspace, spynnaker
 from spikerl.backends.spinnaker_dry_run import read_back
+from spikerl.backends.spinnaker_graph import Graph
 from spikerl.backends.spinnaker_plan import effective, plan
 from spikerl.errors import BackendError, ShapeError, UnsupportedNetwork
 from spikerl.network import AvgPool2d, Conv2d, Dense, SpikingNetwork
@@ -153,6 +154,25 @@ print(dry_run(small()).cores)  # sPyNNaker can be used again
     assert said.startswith("sPyNNaker stopped on the board 10.0.0.1 (from here.cfg): Spinn")
     assert "check that the board is switched on" in said
     assert cores == "3"
+
+
+@installed
+def test_spynnaker_goes_on_when_earlier_recordings_are_removed() -> None:
+    files = Workspace(VIRTUAL)
+    try:
+        with files.quiet():
+            with files.at_home():
+                graph = Graph(spynnaker(), plan(small()), 1)
+            for value in (0.0, 0.25, -0.25, 0.0):
+                graph.decide(np.full((1, 9), value), 5)
+                graph.spikes(0)
+                graph.potentials()
+                files.prune()
+                assert len(list(files.path.rglob("data*.sqlite3"))) == 1
+            graph.end()
+    finally:
+        files.close()
+    assert not files.path.exists()
 
 
 @installed
