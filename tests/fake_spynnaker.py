@@ -141,10 +141,13 @@ class FakeSpynnaker:
     """The part of spynnaker.pyNN that is used; `calls` is what happened, in order.
 
     virtual: return no data.  fail: the message of the error that run() raises.
-    tamper: what weights read back are multiplied by.
+    tamper: what weights read back are multiplied by.  keep: whether calls are kept.
     """
 
-    def __init__(self, virtual: bool = False, fail: str | None = None, tamper: float = 1.0) -> None:
+    def __init__(
+        self, virtual: bool = False, fail: str | None = None, tamper: float = 1.0, keep: bool = True
+    ) -> None:
+        self.keep = keep
         self.calls: list[tuple[Any, ...]] = []
         self.virtual, self.fail, self.tamper = virtual, fail, tamper
         self.populations: list[Population] = []
@@ -154,7 +157,8 @@ class FakeSpynnaker:
         self.IF_curr_delta = self._model("IF_curr_delta")
 
     def call(self, *what: Any) -> None:
-        self.calls.append(what)
+        if self.keep:
+            self.calls.append(what)
 
     def _model(self, name: str) -> Any:
         def make(**values: Any) -> Any:

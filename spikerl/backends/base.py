@@ -33,7 +33,8 @@ class Capabilities:
     tolerance:     largest difference allowed in what exactness names (0 for spikes).
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
-    drive:         "current" (any numbers) and "spikes" (0/1) that run() takes.
+    drive:         "current" (any numbers) and "spikes" (0/1) that run() takes; "constant" for
+                   numbers that stay the same throughout a run.
     records:       what a Recording holds: "counts", "spikes", "potential" (last layer),
                    "potentials" (every layer).
     batching:      "native", "copies" (B disjoint nets in one simulation) or "loop".

@@ -61,12 +61,12 @@ CAPABILITIES = Capabilities(
     v_min=False,
     min_delay_steps=1,
     max_delay_steps=1,
-    drive=frozenset({"current"}),
+    drive=frozenset({"constant"}),
     records=frozenset({"counts", "spikes", "potential"}),
     batching="copies",
     keeps_state=False,
     partial_reset=False,
-    weight_bits=16,
+    weight_bits=12,  # of 16: the largest sum over a dozen inputs must fit as well
     max_sessions=1,
     hardware=True,
 )
@@ -324,7 +324,8 @@ def _scales(
     layer: NeuronLayer, largest: FloatArray, threshold: FloatArray, start: FloatArray
 ) -> FloatArray:
     """The largest powers of two that keep inputs, thresholds and starts in their ranges: [n]."""
-    height = np.maximum(np.abs(start), threshold if layer.spiking else 0.0)
+    # a start of just EXACT would already leak by a step
+    height = np.maximum(2 * np.abs(start), threshold if layer.spiking else 0.0)
     room = SPIKING_INPUT if layer.spiking else READOUT_INPUT
     with np.errstate(divide="ignore"):  # no input or no height: no bound
         bounds = np.minimum(room / largest, (EXACT if layer.spiking else room) / height)
