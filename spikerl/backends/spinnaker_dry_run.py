@@ -89,13 +89,15 @@ class DryRun:
 
     def __str__(self) -> str:
         lines = [f"{self.cores} cores of a virtual SpiNNaker machine; no board was involved"]
-        lines += [
-            f"  {x.name}: {x.neurons} neurons on cores {' '.join(x.cores)}, "
-            f"{x.synapses[0]} excitatory and {x.synapses[1]} inhibitory synapses, weights in "
-            f"steps of {x.weight_step[0]:.3g} and {x.weight_step[1]:.3g}, off by at most "
-            f"{x.weight_error:.2f} of one" + (f", {x.coarse} thresholds coarse" if x.coarse else "")
-            for x in self.layers
-        ]
+        for x in self.layers:
+            line = f"  {x.name}: {x.neurons} neurons on cores {' '.join(x.cores)}"
+            if any(x.synapses):
+                line += (
+                    f", {x.synapses[0]} excitatory and {x.synapses[1]} inhibitory synapses in "
+                    f"steps of {x.weight_step[0]:.3g} and {x.weight_step[1]:.3g}, weights off by "
+                    f"at most {x.weight_error:.2f} of one"
+                )
+            lines.append(line + (f", {x.coarse} coarse thresholds" if x.coarse else ""))
         for name, e, unit in (
             ("decisions as before rounding", self.agreement, 100.0),
             ("difference of the actions, % of their range", self.action_error, 1.0),
