@@ -112,6 +112,38 @@ def test_neurons_that_must_rest_are_tested_against_the_reference_alone():
     assert Resting().problems(awake) == ["layer 0: refractory_steps must be at least 1"]
 
 
+def test_where_nothing_was_verified_no_number_is_compared_but_the_shapes_are():
+    class Board(ReferenceBackend):
+        """Counts that are all wrong by one, on a board that promises nothing."""
+
+        name = "board"
+        capabilities = Capabilities(exactness="unverified", keeps_state=False)
+        change = staticmethod(lambda n: n + 1)
+
+        def compile(self, network, **options):
+            session = super().compile(network, **options)
+            run = session._run
+
+            def wrong(drive, record_spikes):
+                got = run(drive, record_spikes)
+                counts = tuple(self.change(n) for n in got.counts)
+                return replace(got, counts=counts, spikes=None)
+
+            session._run = wrong
+            return session
+
+    checks = {check.name: check for check in checks_for(Board())}
+    checks["matches_reference"](Board())
+    board = Board()
+    board.change = lambda n: n[:, :0]
+    with pytest.raises(ConformanceError, match=r"found counts of layer 0: int64 \(3, 0\)"):
+        checks["records"](board)
+    board = Board()
+    board.capabilities = Capabilities(exactness="counts", keeps_state=False)
+    with pytest.raises(ConformanceError, match="spike counts"):
+        checks["matches_reference"](board)
+
+
 def test_a_name_is_as_good_as_a_back_end():
     assert checks_for("reference") == checks_for(get("reference"))
 

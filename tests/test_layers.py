@@ -67,6 +67,17 @@ ARROWS: dict[str, set[str]] = {
         *("agent", "backends", "backends.base", "backends.worker", "errors", "network"),
         "preprocessing",
     },
+    "backends.spinnaker_config": {"errors"},
+    "backends.spinnaker_plan": {"backends.base", "connections", "errors", "network"},
+    "backends.spinnaker_graph": {"backends.spinnaker_plan", "network"},
+    "backends.spinnaker_dry_run": {
+        *("backends.spinnaker_config", "backends.spinnaker_graph", "backends.spinnaker_plan"),
+        *("errors", "network", "statistics"),
+    },
+    "backends.spinnaker": {
+        *("backends.base", "backends.spinnaker_config", "backends.spinnaker_dry_run"),
+        *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
+    },
     "metrics": {
         *("errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -81,6 +92,7 @@ SIMULATORS = (
     "pyNN",
     "brian2",
     "neuron",
+    "spynnaker",
     "nengo",
     "spikingjelly",
     "snntorch",

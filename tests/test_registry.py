@@ -60,7 +60,7 @@ def test_every_back_end_of_the_table_is_a_back_end_of_that_name(name):
     assert isinstance(backend, Backend)
     assert backend.name == name
     delay = backend.capabilities.min_delay_steps
-    fields = {"delay_steps": delay, "reset": min(backend.capabilities.resets)}
+    fields = {"delay_steps": delay, "reset": max(backend.capabilities.resets)}
     fields["refractory_steps"] = backend.capabilities.min_refractory_steps
     network = SpikingNetwork([Dense([[1.0]], **fields), Dense([[1.0]], spiking=False)])
     assert backend.problems(network) == []

@@ -21,12 +21,15 @@ class Known:
 
     unmet: "module:function" that is asked once the modules are there, and returns None or what is
            still wrong and what to do, (reason, remedy).
+    missing: "module:function" that says what a machine lacks besides, such as a board; "" if
+             nothing. The back end can be had all the same, and its compile() says more.
     """
 
     target: str
     needs: tuple[str, ...] = ()
     extra: str | None = None
     unmet: str | None = None
+    missing: str | None = None
 
 
 TABLE = {
@@ -48,6 +51,12 @@ TABLE = {
         "spikerl.backends.pynn:neuron_unmet",
     ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
+    "spinnaker": Known(
+        "spikerl.backends.spinnaker:SpinnakerBackend",
+        ("spynnaker", "pyNN"),
+        "spinnaker",
+        missing="spikerl.backends.spinnaker_config:missing",
+    ),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
 
@@ -81,7 +90,7 @@ def available() -> dict[str, BackendState]:
 def get(name: str) -> Backend:
     """The back end of this name; raises BackendError that lists what exists and what to install."""
     target = _target(name)
-    if name in TABLE and not (state := _state(name, TABLE[name])).usable:
+    if name in TABLE and not (state := _installed(name, TABLE[name])).usable:
         raise BackendError(f"back end {name!r} cannot be used here: {state}")
     return load(name, target)
 
@@ -106,6 +115,15 @@ def _target(name: str) -> str:
 
 
 def _state(name: str, known: Known) -> BackendState:
+    state = _installed(name, known)
+    if not state.usable or known.missing is None:
+        return state
+    module, _, function = known.missing.partition(":")
+    lacking = getattr(import_module(module), function)()
+    return BackendState(name, not lacking, lacking)
+
+
+def _installed(name: str, known: Known) -> BackendState:
     missing = [module for module in known.needs if find_spec(module) is None]
     if not missing:
         wrong = _unmet(known.unmet)

@@ -20,7 +20,7 @@ from spikerl.network import RESETS, FloatArray, NeuronLayer, Recording, SpikingN
 from spikerl.reference import as_drive, simulate
 
 Rows = NDArray[np.bool_]
-EXACTNESS = ("potentials", "spikes", "counts", "rates")
+EXACTNESS = ("potentials", "spikes", "counts", "rates", "unverified")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Capabilities:
     """What a back end promises, readable without its simulator; the suite tests just this.
 
     exactness:     on dyadic networks, against the reference on the effective network: "potentials"
-                   (every spike and every final potential), "spikes", "counts" or "rates".
+                   (every spike and every final potential), "spikes", "counts" or "rates";
+                   "unverified" promises nothing: no one has compared them.
     tolerance:     largest difference allowed in what exactness names (0 for spikes).
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
     min_refractory_steps: smallest refractory_steps, where a neuron must rest after a spike.
-    drive:         "current" (any numbers) and "spikes" (0/1) that run() takes.
+    drive:         "current" (any numbers) and "spikes" (0/1) that run() takes; "constant" for
+                   numbers that stay the same throughout a run.
     records:       what a Recording holds: "counts", "spikes", "potential" (last layer),
                    "potentials" (every layer).
     batching:      "native", "copies" (B disjoint nets in one simulation) or "loop".
@@ -45,7 +47,7 @@ class Capabilities:
     hardware:      True where a board decides.
     """
 
-    exactness: Literal["potentials", "spikes", "counts", "rates"] = "potentials"
+    exactness: Literal["potentials", "spikes", "counts", "rates", "unverified"] = "potentials"
     tolerance: float = 0.0
     resets: frozenset[str] = frozenset(RESETS)
     layers: frozenset[str] = frozenset({"Dense", "Conv2d", "AvgPool2d", "Flatten"})

@@ -26,7 +26,9 @@ DECISIONS = 24
 
 def _network(c: Capabilities) -> SpikingNetwork:
     weight = np.array([[2, 0], [-2, 0], [0, 2], [0, -2], [2, 2], [-2, -1]]) / 4
-    if "current" not in c.drive:  # two channels per number: positive part, negative part
+    if (
+        not {"current", "constant"} & c.drive
+    ):  # two channels per number: positive part, negative part
         weight = np.concatenate([weight, -weight], axis=1)
     hidden = neurons(c, weight, bias=[0.125] * 6 if c.bias else None)
     values = np.array([[4, -2, 1, 0, 3, -1], [1, 1, 2, 2, -2, 1], [-2, 4, 0, 2, -1, 3]]) / 4
@@ -49,7 +51,9 @@ def _agent(c: Capabilities, network: SpikingNetwork, stateful: bool) -> SpikingA
     return SpikingAgent(
         network=network,
         preprocessing=from_space(Line.observation_space),
-        encoder=ConstantCurrent() if "current" in c.drive else EquidistantSpikes(scale=SCALE),
+        encoder=ConstantCurrent()
+        if {"current", "constant"} & c.drive
+        else EquidistantSpikes(scale=SCALE),
         decoder=Decoder(read, Categorical((3,))),
         sim_steps=SIM_STEPS,
         observation_space=Line.observation_space,

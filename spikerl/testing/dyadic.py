@@ -118,9 +118,15 @@ def convolutional(rng: Generator, c: Capabilities, **fields: Any) -> SpikingNetw
 def drive(
     rng: Generator, c: Capabilities, network: SpikingNetwork, sim_steps: int, rows: int = 3
 ) -> FloatArray:
-    """A drive [T, B, n_in] that changes every step: currents where they are taken, else spikes."""
+    """A drive [T, B, n_in] that changes every step: currents where they are taken, else spikes.
+
+    Where only constant currents are taken it is one of those.
+    """
     if "current" in c.drive:
         made = quarters(rng, sim_steps, rows, network.n_in, low=-4, high=8)
+    elif "constant" in c.drive:
+        one = quarters(rng, 1, rows, network.n_in, low=-4, high=8)
+        made = np.broadcast_to(one, (sim_steps, *one.shape[1:]))
     else:
         made = spikes(rng, network, sim_steps, rows)
     made.setflags(write=False)  # a back end that works in place on its caller's array is caught

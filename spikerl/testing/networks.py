@@ -191,7 +191,9 @@ def effective_network_reproduces_device(backend: Backend) -> None:
         rng = np.random.default_rng(180)
         shape = (24 if c.exactness in ("potentials", "spikes") else dyadic.LONG, 8, network.n_in)
         drive: FloatArray = rng.uniform(-0.5, 1.5, shape)
-        if "current" not in c.drive:
+        if "constant" in c.drive:
+            drive = np.broadcast_to(drive[:1], shape)
+        elif "current" not in c.drive:
             drive = (drive > 0.5).astype(np.float64)
         with opened(backend, network, 8) as session:
             _differs_by_format(c, session.network, network)
