@@ -151,6 +151,7 @@ class HardwarePolicy:
 
     def _values(self, rows: FloatArray) -> FloatArray:
         size = len(rows) if self.agent.stateful else self.n_envs
+        self.recording = None  # a back end may have to finish one that is still held
         recordings = []
         for start in range(0, len(rows), size):
             if not self.agent.stateful:

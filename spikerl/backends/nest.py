@@ -1,6 +1,7 @@
 """The "nest" back end: NEST's built-in neurons, spike for spike the contract with delay_steps = 1.
 
-Public calls of NEST only, imported when a network is compiled. What makes it exact:
+By public calls of NEST here; nest_kernel.py decides faster by calls that are not documented. NEST
+is imported when a network is compiled. What makes it exact:
 
 - reset "zero" and read-outs are iaf_psc_delta, reset "subtract" is eprop_iaf, plasticity unused;
   tau_m = 2**52 ms, C_m = 1 and a resolution of 1 ms turn both into v <- v + input;
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -44,7 +47,7 @@ class NestBackend:
     name = "nest"
     capabilities = Capabilities(
         exactness="potentials",
-        tolerance=1e-8,
+        tolerance=1e-9,
         decay=False,
         refractory=False,
         v_min=False,
@@ -70,16 +73,33 @@ class NestBackend:
     ) -> Session:
         """Build batch_size copies of the network in NEST's kernel, which is emptied first.
 
-        Nothing here is random. Raises BackendError while another session is open.
+        calls: "kernel" decides by calls of NEST's Python layer that are not documented, "public" by
+               documented ones, several times slower; "auto" takes the first where NEST has them.
+        Nothing here is random. Raises BackendError while another session is open, or for "kernel"
+        where NEST lacks those calls.
         """
+        from spikerl.backends.nest_kernel import KernelSession, kernel_calls
+
         require_runnable(self, network, batch_size)
-        refuse_options(self.name, options)
-        return self_tested(NestSession(network, batch_size), self.capabilities)
+        refuse_options(self.name, options, ("calls",))
+        calls = options.get("calls", "auto")
+        if calls not in ("auto", "kernel", "public"):
+            raise BackendError(f"calls is {calls!r}, wanted 'auto', 'kernel' or 'public'")
+        lacking = kernel_calls(_imported())[1]
+        if calls == "kernel" and lacking:
+            raise BackendError(f"calls='kernel' is not possible: {lacking}; use calls='public'")
+        public = calls == "public" or bool(lacking)
+        session = (NestSession if public else KernelSession)(network, batch_size)
+        return self_tested(session, self.capabilities)
 
 
 class NestSession(Session):
-    """A network in NEST's kernel; every run() starts at v_init."""
+    """A network in NEST's kernel; every run() starts at v_init.
 
+    calls: by which calls it decides, "public" or "kernel".
+    """
+
+    calls = "public"
     _open: ClassVar[ref[Session] | None] = None  # of any back end that has NEST's kernel
 
     def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
@@ -206,6 +226,8 @@ class _Nodes:
     """The copies of one layer of neurons in NEST, and the recorder of its spikes.
 
     numbers: [batch_size, n] node numbers.  late: I_e set before a step acts in the one after it.
+    nodes, recorder: node collections.      start_at: [batch_size * n], v_init as NEST has it, which
+    is by lift higher.
     """
 
     def __init__(self, nest: Any, layer: NeuronLayer, batch_size: int) -> None:
@@ -213,66 +235,81 @@ class _Nodes:
         self.spiking = layer.spiking
         self.late = layer.spiking and layer.reset == "subtract"
         self._shape = (batch_size, n)
-        self._lift = EDGE if self.late else 0.0
-        self._start = np.tile(np.broadcast_to(layer.v_init, n), batch_size) + self._lift
+        self.lift = EDGE if self.late else 0.0
+        self.start_at = np.tile(np.broadcast_to(layer.v_init, n), batch_size) + self.lift
         model = "eprop_iaf" if self.late else "iaf_psc_delta"
         own = {} if self.late else {"V_th": NEVER, "V_reset": 0.0}
-        self._nodes = nest.Create(model, n * batch_size, params={**COMMON, **own})
+        self.nodes = nest.Create(model, n * batch_size, params={**COMMON, **own})
         if layer.spiking:
             threshold = np.tile(np.broadcast_to(layer.v_threshold, n), batch_size)
-            self._nodes.V_th = threshold - (0.0 if self.late else EDGE)
-            self._recorder = nest.Create("spike_recorder")
-            nest.Connect(self._nodes, self._recorder)
-        self.numbers = np.array(self._nodes.tolist(), dtype=np.int64).reshape(self._shape)
+            self.nodes.V_th = threshold - (0.0 if self.late else EDGE)
+            self.recorder = nest.Create("spike_recorder")
+            nest.Connect(self.nodes, self.recorder)
+        self.numbers = np.array(self.nodes.tolist(), dtype=np.int64).reshape(self._shape)
 
     def bias(self, bias: FloatArray) -> None:
         """Set the constant current of every neuron [n]."""
-        self._nodes.I_e = np.tile(bias, self._shape[0])
+        self.nodes.I_e = np.tile(bias, self._shape[0])
 
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""
-        self._nodes.I_e = current.reshape(-1)
+        self.nodes.I_e = current.reshape(-1)
 
     def sink(self) -> None:
         """Put all potentials out of reach of a threshold."""
-        self._nodes.V_m = DEPTH
+        self.nodes.V_m = DEPTH
 
     def start(self) -> None:
         """Put all potentials to v_init and forget recorded spikes."""
-        self._nodes.V_m = self._start
+        self.nodes.V_m = self.start_at
         if self.spiking:
-            self._recorder.n_events = 0
+            self.recorder.n_events = 0
 
     def potentials(self) -> FloatArray:
         """Potentials after the last step: [batch_size, n]."""
-        v = np.atleast_1d(np.array(self._nodes.V_m, dtype=np.float64))
-        return v.reshape(self._shape) - self._lift
+        v = np.atleast_1d(np.array(self.nodes.V_m, dtype=np.float64))
+        return v.reshape(self._shape) - self.lift
 
     def spikes(self, begin: float, steps: int) -> NDArray[np.bool_]:
         """Spikes of the steps after time `begin`: [T, batch_size, n]."""
+        return self.raster(self.recorder.events, begin, steps)
+
+    def raster(self, events: Any, begin: float, steps: int) -> NDArray[np.bool_]:
+        """The recorder's events as spikes of the steps after time `begin`: [T, batch_size, n]."""
         found = np.zeros((steps, *self._shape), dtype=np.bool_)
-        events = self._recorder.events
         step = np.rint(np.asarray(events["times"]) - begin).astype(np.int64) - 1
-        seen = step < steps  # the step that flushed the recorder may have spikes of its own
+        # The steps around, which begin a decision or flush the recorder, may have spikes as well.
+        seen = (step >= 0) & (step < steps)
         which = np.asarray(events["senders"]).astype(np.int64)[seen] - self.numbers[0, 0]
         found.reshape(steps, -1)[step[seen], which] = True
         return found
 
 
-_pools: list[Any] = [0, None]  # number of modules at the last search, what was found
+_pools: tuple[int, list[Any]] = (0, [])  # modules at the last search, OpenMP runtimes found
 
 
-def _one_thread() -> Any:
+@contextmanager
+def _one_thread() -> Iterator[None]:
     """A context in which OpenMP has one thread, as NEST's kernel was built for.
 
     NEST and torch share an OpenMP runtime where both are loaded. After torch.set_num_threads(2) a
     kernel of one thread would be run by two, and the process would die of a segmentation fault.
     """
-    from threadpoolctl import ThreadpoolController
-
+    global _pools
     if _pools[0] != len(sys.modules):  # another library may have come with another runtime
-        _pools[:] = [len(sys.modules), ThreadpoolController()]
-    return _pools[1].limit(limits=1, user_api="openmp")
+        from threadpoolctl import ThreadpoolController
+
+        found = ThreadpoolController().select(user_api="openmp").lib_controllers
+        _pools = (len(sys.modules), found)
+    more = [(pool, pool.get_num_threads()) for pool in _pools[1]]
+    more = [(pool, n) for pool, n in more if n != 1]
+    for pool, _ in more:
+        pool.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for pool, n in more:
+            pool.set_num_threads(n)
 
 
 def _imported() -> Any:

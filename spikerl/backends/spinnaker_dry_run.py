@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from spikerl.backends.spinnaker_config import VIRTUAL, Claim, Workspace, spynnaker
@@ -310,8 +311,8 @@ def _compared(
             actions.append(agent.decoder.action(values, True, np.random.default_rng(0)))
     first, second = actions
     space = None if agent is None else agent.action_space
-    if space is not None and hasattr(space, "high") and hasattr(space, "low"):
-        from spikerl.metrics import percent_of_range
+    if isinstance(space, spaces.Box):
+        from spikerl.metrics import percent_error
 
-        return None, mean(percent_of_range(second - first, space))  # type: ignore[arg-type]
+        return None, mean(percent_error(second, first, space))
     return share((first == second).reshape(len(first), -1).all(axis=1)), None
