@@ -54,7 +54,7 @@ ARROWS: dict[str, set[str]] = {
         "preprocessing",
     },
     "metrics": {
-        *("errors", "hardware", "network", "preprocessing", "statistics"),
+        *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
 }
 TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrappers")
