@@ -48,6 +48,20 @@ def test_convert_prints_one_json_document() -> None:
     assert 0 < report["agreement"]["low"] <= report["agreement"]["value"] <= 1
 
 
+def test_convert_writes_its_report_as_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ("--n-calibration", 500, "--report", page, "--episodes", 2)
+    done = run("convert", AGENT, "-T", 16, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"page: {page}" in done.stdout
+    text = page.read_text("utf-8")
+    assert "<h1>dqn CartPole-v1</h1>" in text
+    assert "2 episodes each, seeds 0 to 1" in text
+    machine = run("convert", AGENT, "-T", 16, *options, "--json")
+    assert json.loads(machine.stdout)["page"] == str(page)
+    assert json.loads(machine.stdout)["saved"] is None
+
+
 def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
     done = run("evaluate", AGENT, "--episodes", 2, "-T", 16)
     assert done.returncode == 0, done.stderr

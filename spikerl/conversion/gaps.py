@@ -11,8 +11,8 @@ from spikerl.decoding import Categorical
 from spikerl.network import FloatArray
 from spikerl.report import GapReport
 
-BINS = 24
-DECADES = 5  # the bins span at most as many powers of ten
+BINS = 24  # and one more, as the grid is shifted to meet the resolution
+DECADES = 5  # powers of ten the bins span at most, but for that one
 
 
 def gap_report(source: FloatArray, ours: FloatArray, head: Categorical) -> GapReport | None:
@@ -33,12 +33,23 @@ def gap_report(source: FloatArray, ours: FloatArray, head: Categorical) -> GapRe
     if not gaps or not np.max(gaps) > 0:
         return None
     every, resolution = np.concatenate(gaps), float(np.mean(errors))
-    high = max(float(every.max()), resolution) * 1.05
-    low = min(float(np.quantile(every, 0.01)), resolution) / 1.05
-    edges = np.geomspace(max(low, high / 10**DECADES), high, BINS + 1)
-    counts, _ = np.histogram(np.clip(every, edges[0], edges[-1]), edges)
+    edges = _edges(every, resolution)
+    # what lies beyond the edges goes into the first or the last bin
+    where = np.searchsorted(edges[1:-1], every, side="right")
+    counts = np.bincount(where, minlength=len(edges) - 1)
     return GapReport(
         edges=tuple(float(edge) for edge in edges),
         counts=tuple(int(count) for count in counts),
         resolution=resolution,
     )
+
+
+def _edges(gaps: FloatArray, resolution: float) -> FloatArray:
+    """Edges from small to large gaps, by equal factors; the resolution is one of them."""
+    high = max(float(gaps.max()), resolution) * 1.05
+    low = max(min(float(np.quantile(gaps, 0.01)), resolution) / 1.05, high / 10**DECADES)
+    width = np.log(high / low) / BINS
+    middle = min(max(resolution, low), high)
+    before = int(np.ceil(np.log(middle / low) / width - 1e-9))
+    edges: FloatArray = middle * np.exp(width * np.arange(-before, BINS - before + 2))
+    return edges
