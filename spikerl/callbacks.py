@@ -102,9 +102,16 @@ class ConversionCallback(BaseCallback):
             problems.append(f"when is {when!r}, wanted one of {', '.join(WHEN)}")
         if when == "eval" and every is not None:
             problems.append("every= is for a callback that no other one holds, when='eval' not")
+        if not (env is None or isinstance(env, (str, gym.Env, VecEnv)) or callable(env)):
+            problems.append(
+                f"env is {env!r}, wanted an id, a function that makes an environment, an "
+                "environment or a VecEnv"
+            )
         if problems:
             raise ConversionError("these arguments cannot be used", problems)
         check_arguments(seed=seed, **rules)
+        if isinstance(env, str):
+            todays_id(env)  # raises where there is no such environment
         if isinstance(backend, str):
             backends.get(backend)  # an unknown one, or one not installed, is refused now
         self.when, self.every = when, every

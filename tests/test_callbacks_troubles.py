@@ -149,6 +149,8 @@ def test_interrupting_ends_a_conversion_too(monkeypatch: pytest.MonkeyPatch) -> 
         ({"when": "eval", "every": 5}, "every= is for a callback"),
         ({"episodes": 0}, "episodes must be a whole number >= 1"),
         ({"backend": "abacus"}, "there is no back end 'abacus'"),
+        ({"env": 5}, "env is 5, wanted an id"),
+        ({"env": "CartPool-v1"}, "no environment CartPool-v1"),
     ],
 )
 def test_arguments_are_refused_before_training(arguments: dict[str, Any], message: str) -> None:
