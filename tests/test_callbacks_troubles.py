@@ -10,9 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from policies import model
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from training import OFF, QUICK, Unregistered, learn, unregistered
 
 import spikerl
@@ -34,9 +36,18 @@ def test_where_no_copy_can_be_made_the_evaluation_environment_is_used(n_envs: in
     assert rows.of("spiking/synaptic_operations")[0][1] > 0
 
 
-def test_off_policy_training_has_its_replay_buffer_where_there_is_nothing_to_act_in() -> None:
+def stacked() -> BaseAlgorithm:
+    """There is a spec, but what wraps the VecEnv cannot be copied."""
+    env = VecFrameStack(DummyVecEnv([lambda: gym.make("CartPole-v1")]), 2)
+    return DQN("MlpPolicy", env, seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, **OFF)
+
+
+@pytest.mark.parametrize("make", [lambda: unregistered("dqn", **OFF), stacked])
+def test_off_policy_training_has_its_replay_buffer_where_there_is_nothing_to_act_in(
+    make: Callable[[], BaseAlgorithm],
+) -> None:
     callback = ConversionCallback(sim_steps=8)
-    rows = learn(unregistered("dqn", **OFF), callback, 200)
+    rows = learn(make(), callback, 200)
     assert callback.last is not None
     assert callback.last.agent.provenance["observations"] == "from the replay buffer"
     assert len(rows.of("spiking/agreement")) == 1
@@ -85,10 +96,11 @@ def test_normalised_training_gives_an_agent_for_raw_observations(where: str) -> 
     callback = ConversionCallback(n_calibration=200, sim_steps=8, episodes=2)
     outer: BaseCallback = callback
     if where != "alone":
-        evaluation = VecNormalize(
-            DummyVecEnv([lambda: Monitor(make())]), training=False, norm_reward=False
+        # without a Monitor, so that the rewards it would be normalising are those it counts
+        evaluation = VecNormalize(DummyVecEnv([make]), training=False)
+        outer = EvalCallback(
+            evaluation, callback_after_eval=callback, eval_freq=64, verbose=0, warn=False
         )
-        outer = EvalCallback(evaluation, callback_after_eval=callback, eval_freq=64, verbose=0)
     learn(source, outer, 64)
     assert callback.failures == []
     assert callback.last is not None

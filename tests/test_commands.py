@@ -181,5 +181,10 @@ def test_continuous_policies_are_compared_by_their_error() -> None:
     assert result.agreement is None
     assert result.action_error is not None
     assert result.action_error.value < 1.0
+    assert result.original is not None
+    assert result.paired is not None
+    difference = np.mean(np.subtract(result.spiking.returns, result.original.returns))
+    assert result.paired.difference.value == pytest.approx(difference)
+    assert difference != 0
     with pytest.raises(spikerl.SpikerlError, match="episodes must be at least 1"):
         evaluate(policy, lambda: gym.make("Pendulum-v1"), episodes=0)

@@ -19,7 +19,7 @@ from spikerl import plots
 from spikerl.errors import SpikerlError
 from spikerl.evaluation import Evaluation, Side
 from spikerl.page import make_page, write_page
-from spikerl.report import ConversionReport
+from spikerl.report import ConversionReport, GapReport
 from spikerl.statistics import Estimate, mean, paired, share
 
 
@@ -215,6 +215,12 @@ def test_what_is_missing_is_named_with_the_extra(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SpikerlError, match=rf"{name}; install it: pip install 'spikerl\[plots\]'"):
         make_page(pole(), None)
+
+
+def test_gaps_below_the_resolution_stand_out() -> None:
+    svg = plots.gaps(GapReport(edges=(1.0, 2.0, 4.0, 8.0), counts=(1, 2, 3), resolution=4.0))
+    colours = re.findall(rf"({plots.MARK}|{plots.SPIKING})", svg.partition("axis_1")[0])
+    assert colours == [plots.MARK, plots.MARK, plots.SPIKING]
 
 
 def test_drawing_leaves_the_programs_own_settings_alone() -> None:
