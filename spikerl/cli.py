@@ -179,22 +179,22 @@ def evaluate(
             f"{side.decisions_per_second:,.0f}",
         )
     out.print(table)
-    if result.agreement is not None:
-        e = result.agreement
-        out.print(
-            f"agreement on the states visited: {e.value:.1%}, 95 % interval {e.low:.1%} to "
-            f"{e.high:.1%}",
-            highlight=False,
-        )
-    if result.action_error is not None:
-        e = result.action_error
-        out.print(
-            f"action error on the states visited: {e.value:.2f} % of "
-            f"{error_unit(spiking.action_space)}, 95 % interval {e.low:.2f} to {e.high:.2f}",
-            highlight=False,
-        )
+    lines = []
+    if (e := result.agreement) is not None:
+        shown = f"{e.value:.1%}, 95 % interval {e.low:.1%} to {e.high:.1%}"
+        lines.append(f"agreement on the states visited: {shown}")
+    if (e := result.action_error) is not None:
+        shown = f"{e.value:.2f} % of {error_unit(spiking.action_space)}"
+        shown += f", 95 % interval {e.low:.2f} to {e.high:.2f}"
+        lines.append(f"action error on the states visited: {shown}")
+    if (test := result.paired) is not None:
+        shown = f"{test.difference.value:+.1f}, p = {test.p_value:.2g} ({test.method})"
+        lines.append(f"return of spiking less original, seed by seed: {shown}")
     rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
-    out.print(f"spikes per neuron and step, by layer: {rates}", highlight=False)
+    lines.append(f"spikes per neuron and step, by layer: {rates}")
+    lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True)
 
 
 def _origin(source: Path, env: str | None) -> tuple[Any, Any, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,8 @@ def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
     assert "original (dqn)" in done.stdout
     assert "spiking (cpu, T=16)" in done.stdout
     assert "agreement on the states visited" in done.stdout
+    assert "return of spiking less original, seed by seed: " in done.stdout
+    assert re.search(r"^synaptic operations per decision: [1-9][\d,]*$", done.stdout, re.M)
 
 
 def test_evaluate_prints_one_json_document(tmp_path: Path) -> None:
