@@ -85,7 +85,8 @@ def by_steps(report: ConversionReport) -> str:
         if report.agreement is None:
             axes.set_ylim(bottom=0)
         else:
-            axes.set_ylim(top=100.5)
+            low, _ = axes.get_ylim()
+            axes.set_ylim(low, 100 + 0.03 * (100 - low))  # more than all cannot agree
     return drawing.svg
 
 
