@@ -107,11 +107,13 @@ def test_bench_prints_ratios() -> None:
     assert "x SB3" in run("bench", "--net", "4-8-2", "--seconds", 0.1, "--backend", "cpu").stdout
 
 
-def tanh_agent(folder: Path) -> Path:
+def odd_agent(folder: Path) -> Path:
     import stable_baselines3 as sb3
+    from torch.nn import LogSigmoid
 
-    file = folder / "tanh.zip"
-    sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu").save(file)
+    file = folder / "odd.zip"
+    options = {"policy_kwargs": {"activation_fn": LogSigmoid}, "device": "cpu"}
+    sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, **options).save(file)
     return file
 
 
@@ -121,7 +123,7 @@ def tanh_agent(folder: Path) -> Path:
         (("evaluate", AGENT, "--backend", "abacus"), "there is no back end 'abacus'"),
         (("convert", "nowhere"), "there is no file or directory nowhere"),
         (("convert", AGENT, "-T", 0), "sim_steps must be a whole number >= 1"),
-        (("convert", "TANH"), "mlp_extractor.policy_net.1: Tanh is not supported"),
+        (("convert", "ODD"), "mlp_extractor.policy_net.1: LogSigmoid is not supported"),
         (("evaluate", AGENT, "--agent", ROOT / "LICENSE"), "cannot be loaded"),
         (("bench", "--net", "large"), "a net is written like"),
         (("evaluate", AGENT, "--env", "no such env"), "'no such env' is no environment id"),
@@ -131,7 +133,7 @@ def tanh_agent(folder: Path) -> Path:
 def test_errors_are_one_line_and_an_exit_status(
     arguments: Any, message: str, tmp_path: Path
 ) -> None:
-    done = run(*(tanh_agent(tmp_path) if a == "TANH" else a for a in arguments))
+    done = run(*(odd_agent(tmp_path) if a == "ODD" else a for a in arguments))
     assert done.returncode == 1
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.strip()]

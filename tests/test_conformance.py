@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from spikerl import backends
 from spikerl.backends import get
-from spikerl.backends.base import Capabilities
+from spikerl.backends.base import Capabilities, capability_problems
+from spikerl.backends.reference import ReferenceBackend
 from spikerl.errors import SpikerlError
+from spikerl.network import Dense, SpikingNetwork
 from spikerl.testing import ConformanceError, check_backend, checks_for, parametrize_with_checks
 from spikerl.testing.suite import CHECKS
 
@@ -92,6 +95,21 @@ def test_a_check_is_generated_only_where_its_capability_is_declared(left_out, go
 
     full = {check.name for check in checks_for("reference")}
     assert full - {check.name for check in checks_for(Backend())} == gone
+
+
+def test_neurons_that_must_rest_are_tested_against_the_reference_alone():
+    class Resting(ReferenceBackend):
+        name = "resting"
+        capabilities = replace(ReferenceBackend.capabilities, min_refractory_steps=1)
+
+        def problems(self, network):
+            return capability_problems(self.capabilities, network)
+
+    report = check_backend(Resting())
+    assert report.left_out == ()
+    assert "problems_is_complete" in report.passed
+    awake = SpikingNetwork([Dense([[1.0]]), Dense([[1.0]], spiking=False)])
+    assert Resting().problems(awake) == ["layer 0: refractory_steps must be at least 1"]
 
 
 def test_a_name_is_as_good_as_a_back_end():

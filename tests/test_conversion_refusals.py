@@ -9,8 +9,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3 as sb3
 import torch
-from gymnasium import spaces
-from policies import RELU, Spaces, model
+from policies import RELU, model
 
 import spikerl
 from spikerl.errors import ConversionError, ShapeError
@@ -18,8 +17,15 @@ from spikerl.errors import ConversionError, ShapeError
 FEW = 400  # calibration observations
 
 
-def test_tanh_layers_are_refused_by_name_all_at_once() -> None:
-    source = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu")
+def test_layers_that_cannot_be_converted_are_refused_by_name_all_at_once() -> None:
+    source = sb3.PPO(
+        "MlpPolicy",
+        "CartPole-v1",
+        n_steps=64,
+        batch_size=64,
+        device="cpu",
+        policy_kwargs={"activation_fn": torch.nn.LogSigmoid},
+    )
     with pytest.raises(ConversionError) as caught:
         spikerl.convert(source)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
@@ -40,13 +46,6 @@ def test_recurrent_and_maskable_policies_are_refused_by_name() -> None:
             spikerl.convert(source)
 
 
-def test_convolutions_are_refused_by_name() -> None:
-    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    source = sb3.DQN("CnnPolicy", Spaces(space, spaces.Discrete(2)), buffer_size=10, device="cpu")
-    with pytest.raises(ConversionError, match=r"features_extractor\.cnn\.0: Conv2d"):
-        spikerl.convert(source)
-
-
 class Doubling(sb3.common.torch_layers.FlattenExtractor):
     """An extractor whose layers do not show what it does."""
 
@@ -54,10 +53,31 @@ class Doubling(sb3.common.torch_layers.FlattenExtractor):
         return -2.0 * super().forward(observations)
 
 
-def test_an_extractor_that_does_more_than_its_layers_is_found_out() -> None:
-    source = model("dqn", policy_kwargs={"features_extractor_class": Doubling})
-    with pytest.raises(ConversionError, match="do not reproduce the policy's outputs"):
-        spikerl.convert(source, n_calibration=FEW)
+class Sorting(sb3.common.torch_layers.FlattenExtractor):
+    """An extractor with an operation that no layer of neurons can do."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations).cumsum(dim=1)
+
+
+class Asking(sb3.common.torch_layers.FlattenExtractor):
+    """An extractor that does one thing or another."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return -observations if observations.sum() > 0 else observations
+
+
+def test_what_an_extractor_does_beyond_its_layers_is_seen() -> None:
+    spikerl.convert(
+        model("dqn", policy_kwargs={"features_extractor_class": Doubling}), n_calibration=FEW
+    )
+    for extractor, message in (
+        (Sorting, "features_extractor.cumsum: the operation cumsum is not supported"),
+        (Asking, r"features_extractor: Asking.forward\(\) cannot be traced"),
+    ):
+        source = model("dqn", policy_kwargs={"features_extractor_class": extractor})
+        with pytest.raises(ConversionError, match=message):
+            spikerl.convert(source, n_calibration=FEW)
 
 
 def test_all_bad_arguments_are_named_at_once() -> None:

@@ -29,6 +29,20 @@ ARROWS: dict[str, set[str]] = {
     "backends.base": {"errors", "network", "layers", "reference"},
     "backends": {"errors", "backends.base"},
     "backends.reference": {"errors", "network", "layers", "reference", "backends.base"},
+    "backends.pynn_units": set(),
+    "backends.pynn": {"backends.pynn_units", "connections", "errors", "network"},
+    "backends.pynn_nest": {
+        *("backends.base", "backends.nest", "backends.pynn", "backends.pynn_units"),
+        *("connections", "errors", "network"),
+    },
+    "backends.pynn_neuron": {
+        *("backends.base", "backends.pynn", "backends.pynn_units"),
+        *("connections", "errors", "network"),
+    },
+    "backends.pynn_brian2": {
+        *("backends.base", "backends.pynn", "backends.pynn_units"),
+        *("connections", "errors", "network"),
+    },
     "agent": {"decoding", "encoding", "errors", "network", "preprocessing", "report"},
     "container": {"errors"},
     "spaces": {"container", "errors"},
@@ -62,7 +76,18 @@ SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
 PLOTS = ("matplotlib", "jinja2")
-SIMULATORS = ("numba", "nest", "pyNN", "nengo", "spikingjelly", "snntorch", "lava", "rockpool")
+SIMULATORS = (
+    "numba",
+    "nest",
+    "pyNN",
+    "brian2",
+    "neuron",
+    "nengo",
+    "spikingjelly",
+    "snntorch",
+    "lava",
+    "rockpool",
+)
 
 
 def name_of(path: Path) -> str:

@@ -17,16 +17,36 @@ from spikerl.errors import BackendError
 
 @dataclass(frozen=True)
 class Known:
-    """Where a back end lives, the modules it needs, and the extra that installs them."""
+    """Where a back end lives, the modules it needs, and the extra that installs them.
+
+    unmet: "module:function" that is asked once the modules are there, and returns None or what is
+           still wrong and what to do, (reason, remedy).
+    """
 
     target: str
     needs: tuple[str, ...] = ()
     extra: str | None = None
+    unmet: str | None = None
 
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
+    "pynn:brian2": Known(
+        "spikerl.backends.pynn_brian2:PynnBrian2Backend",
+        ("brian2", "pyNN"),
+        "pynn-brian2",
+        "spikerl.backends.pynn:brian2_unmet",
+    ),
+    "pynn:nest": Known(
+        "spikerl.backends.pynn_nest:PynnNestBackend", ("nest", "pyNN", "threadpoolctl"), "pynn"
+    ),
+    "pynn:neuron": Known(
+        "spikerl.backends.pynn_neuron:PynnNeuronBackend",
+        ("neuron", "pyNN"),
+        "pynn-neuron",
+        "spikerl.backends.pynn:neuron_unmet",
+    ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
@@ -88,11 +108,20 @@ def _target(name: str) -> str:
 def _state(name: str, known: Known) -> BackendState:
     missing = [module for module in known.needs if find_spec(module) is None]
     if not missing:
-        return BackendState(name, True)
+        wrong = _unmet(known.unmet)
+        return BackendState(name, True) if wrong is None else BackendState(name, False, *wrong)
     target = f"'spikerl[{known.extra}]'" if known.extra else "--force-reinstall spikerl"
     return BackendState(
         name, False, f"needs {', '.join(missing)}", f"install it: pip install {target}"
     )
+
+
+def _unmet(target: str | None) -> tuple[str, str] | None:
+    if target is None:
+        return None
+    module, _, function = target.partition(":")
+    found: tuple[str, str] | None = getattr(import_module(module), function)()
+    return found
 
 
 def _plugin_state(name: str, point: EntryPoint) -> BackendState:

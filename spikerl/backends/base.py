@@ -32,6 +32,7 @@ class Capabilities:
     tolerance:     largest difference allowed in what exactness names (0 for spikes).
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
+    min_refractory_steps: smallest refractory_steps, where a neuron must rest after a spike.
     drive:         "current" (any numbers) and "spikes" (0/1) that run() takes.
     records:       what a Recording holds: "counts", "spikes", "potential" (last layer),
                    "potentials" (every layer).
@@ -53,6 +54,7 @@ class Capabilities:
     bias: bool = True
     refractory: bool = True
     v_min: bool = True
+    min_refractory_steps: int = 0
     min_delay_steps: int = 0
     max_delay_steps: int | None = None
     drive: frozenset[str] = frozenset({"current", "spikes"})
@@ -89,6 +91,8 @@ def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> 
             found.append(f"layer {i}: biases are not supported")
         if not c.refractory and layer.refractory_steps:
             found.append(f"layer {i}: refractory_steps > 0 is not supported")
+        if layer.spiking and layer.refractory_steps < c.min_refractory_steps:
+            found.append(f"layer {i}: refractory_steps must be at least {c.min_refractory_steps}")
         if not c.v_min and layer.v_min is not None:
             found.append(f"layer {i}: v_min is not supported")
         highest = c.max_delay_steps

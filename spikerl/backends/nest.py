@@ -80,14 +80,15 @@ class NestBackend:
 class NestSession(Session):
     """A network in NEST's kernel; every run() starts at v_init."""
 
-    _open: ClassVar[ref[NestSession] | None] = None
+    _open: ClassVar[ref[Session] | None] = None  # of any back end that has NEST's kernel
 
     def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
         other = NestSession._open() if NestSession._open is not None else None
         if other is not None and not other.closed:
             raise BackendError(
-                "NEST has one kernel per process and another 'nest' session is open: close it "
-                "first, or give each a process with HardwarePolicy(..., isolation='process')"
+                f"NEST has one kernel per process and another {other.backend!r} session is open: "
+                "close it first, or give each a process with HardwarePolicy(..., "
+                "isolation='process')"
             )
         self._nest = _imported()
         self._batch = batch_size

@@ -38,7 +38,7 @@ _RULES = {
     "readout": "auto",
     "delay_steps": 0,
     "neurons_per_unit": None,
-    "tolerance": 0.02,
+    "tolerance": 0.002,
     "vecnormalize": None,
     "algo": None,
     "observation_space": None,

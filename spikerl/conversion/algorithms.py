@@ -29,7 +29,6 @@ from spikerl.conversion.tracing import Named, Tracing
 from spikerl.decoding import Binary, Categorical, Gaussian, Head
 from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
-from spikerl.preprocessing import is_image
 
 
 def plain_stack(
@@ -108,8 +107,9 @@ def _stack(
 
 
 def _layers(chain: Named, space: spaces.Space[Any]) -> tuple[PlainLayer, ...]:
-    shape = space.shape if is_image(space) and space.shape else (flatdim(space),)
-    return Tracing(tuple(shape)).run([part for part in chain if not _joins(*part)])
+    image = isinstance(space, spaces.Box) and len(space.shape) == 3
+    shape = space.shape if image else (flatdim(space),)
+    return Tracing(tuple(shape or ())).run([part for part in chain if not _joins(*part)])
 
 
 def _joins(name: str, module: nn.Module) -> bool:

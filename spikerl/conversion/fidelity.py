@@ -28,7 +28,8 @@ from spikerl.statistics import Estimate, mean, share
 
 BATCH = 250
 FIT_ROWS = 3000
-LONGEST = 1024  # steps: the search for a sufficient T ends here
+LONGEST = 1024  # steps: the search for a sufficient T ends here,
+WORK = 2.5e11  # or where it would take more additions than this, some seconds
 TARGETS = {"agreement": 0.99, "action_error": 1.0}  # per cent of the range for the error
 
 
@@ -211,7 +212,9 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
     fitted, it is fitted anew for every number of steps, as a conversion with that T would. Other
     decoders, and delays (spikes under way at the end do not count), are simulated as they are.
     """
-    steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= LONGEST]
+    rows = len(trial.held_out) + min(FIT_ROWS, len(trial.calibration))
+    longest = min(LONGEST, int(WORK / (rows * _work(trial.network))))
+    steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= longest]
     if not trial.decoder.read.in_units:
         return  # its threshold was set for this number of steps
     delayed = any(layer.delay_steps for layer in trial.network.spiking_layers)
@@ -234,6 +237,11 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
         if trial.penalty is not None:
             last = fitted(copied, seen(copied, rates), wanted, trial.stack.head, trial.penalty)
         yield total, seen(copied, ours) @ last.weight.T + last.bias
+
+
+def _work(network: SpikingNetwork) -> float:
+    """Additions per row and step if every neuron fired: n_in for each neuron."""
+    return float(sum(layer.n_out * layer.weight[0].size for layer in network.neuron_layers))  # type: ignore[attr-defined]
 
 
 def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:

@@ -154,7 +154,10 @@ def _from_module(module: nn.Module, statistics: Statistics, options: Mapping[str
     def act(raw: Observation) -> None:
         with _as_found(module), torch.no_grad():
             module.eval()
-            module(torch.as_tensor(preprocessing(raw)).to(first))
+            rows = torch.as_tensor(preprocessing(raw)).to(first)
+            if stack.reads_images:
+                rows = rows.reshape(-1, *(seen.shape or ()))
+            module(rows)
 
     return Source(
         stack=stack,

@@ -134,6 +134,11 @@ class PlainStack:
         first = self.layers[0]
         return first.core.n_in if first.pool is None else first.pool.n_in
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether the first layer wants maps and not flat rows."""
+        return self.layers[0].input_shape is not None or self.layers[0].pool is not None
+
     def activations(self, rows: FloatArray) -> Iterator[FloatArray]:
         """The output [B, n] of every layer in turn, for rows [B, n_in]."""
         for layer in self.layers:

@@ -93,6 +93,9 @@ class Tracing:
             elif node.op != "get_attr" and node.target not in _SIZES:
                 label = node.target if node.op == "call_module" else node.name
                 full = f"{name}.{label}".lstrip(".")
+                if node.target in _SWAPS and len(node.args) == 2 and node.args[1] is last:
+                    # 2 * x is x * 2, and 2 - x is -x + 2
+                    node.target, node.args = _SWAPS[node.target], node.args[::-1]
                 if node.args and node.args[0] is not last:
                     self.problems.append(
                         f"{full} does not follow on {last}: only layers one after the other can be "
@@ -293,12 +296,30 @@ for _function, _same in (
     _AFFINE[_function] = _AFFINE[_function.__name__] = _AFFINE[_same]
 
 
+def _subtracted_from(x: Any, c: Any) -> Any:
+    """c - x."""
+    return c - x
+
+
+_AFFINE[_subtracted_from] = lambda c: (np.array(-1.0), c)
+_SWAPS: dict[Any, Any] = {
+    operator.add: operator.add,
+    operator.mul: operator.mul,
+    torch.add: operator.add,
+    torch.mul: operator.mul,
+    operator.sub: _subtracted_from,
+    torch.sub: _subtracted_from,
+}
+
+
 def _constant(value: Any, root: nn.Module) -> Any:
     """An argument that is known before any observation; raises _NotPlain for one that is not."""
     if not isinstance(value, fx.Node):
         return value
     if value.op != "get_attr":
-        raise _NotPlain(f"it combines two results ({value}); only one layer after the other can be")
+        raise _NotPlain(
+            f"it combines two results ({value}); only layers one after the other can be converted"
+        )
     found: Any = root
     for part in str(value.target).split("."):
         found = getattr(found, part)

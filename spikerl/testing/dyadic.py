@@ -41,6 +41,8 @@ def quarters(rng: Generator, *shape: int, low: int = -4, high: int = 4) -> Float
 
 def layer(rng: Generator, c: Capabilities, weight: FloatArray, **fields: Any) -> Dense:
     """A Dense layer with everything that may differ per neuron different per neuron."""
+    if fields.get("spiking", True):
+        fields.setdefault("refractory_steps", c.min_refractory_steps)
     return Dense(weight=weight, **_neuron_fields(rng, c, len(weight), len(weight)), **fields)
 
 
@@ -96,6 +98,7 @@ def convolutional(rng: Generator, c: Capabilities, **fields: Any) -> SpikingNetw
         stride=(1, 2),
         padding=(1, 1),
         delay_steps=c.min_delay_steps,
+        refractory_steps=c.min_refractory_steps,
         **_neuron_fields(rng, c, 3, 3 * 5 * 3),
         **fields,
     )

@@ -27,6 +27,7 @@ CHECKS = _catalogue.checks
 
 DECISIONS = 800  # per way of deciding; fewer where one takes longer than a millisecond
 SECONDS = 1.0
+WARM_UP = 40  # decisions after which caches are full and what was there before is replaced
 PYTHON_BYTES = 16  # growth per decision that is still noise: a list of numbers grows by more
 PYTHON_NOISE = 4096  # growth that is still noise however few the decisions
 PROCESS_BYTES = 6 << 20  # growth of the whole process that is still noise of the allocator
@@ -192,6 +193,8 @@ def _refusals(c: Capabilities) -> dict[str, SpikingNetwork]:
         lacking["max_delay_steps"] = {"delay_steps": c.max_delay_steps + 1}
     if c.min_delay_steps:
         lacking["min_delay_steps"] = {"delay_steps": c.min_delay_steps - 1}
+    if c.min_refractory_steps:
+        lacking["min_refractory_steps"] = {"refractory_steps": c.min_refractory_steps - 1}
     fronts: dict[str, Layer] = {
         "AvgPool2d": AvgPool2d((2, 1, 1), (1, 1)),
         "Conv2d": Conv2d(weight=np.ones((2, 2, 1, 1)), input_shape=(2, 1, 1), **_plain(c)),
@@ -223,6 +226,7 @@ def _plain(c: Capabilities) -> dict[str, Any]:
     return {
         "reset": "subtract" if "subtract" in c.resets else "zero",
         "delay_steps": c.min_delay_steps,
+        "refractory_steps": c.min_refractory_steps,
     }
 
 
@@ -268,7 +272,7 @@ def memory_stays_flat(backend: Backend) -> None:
             tracemalloc.start()
             try:
                 for reset in (True, False):
-                    _decide(session, drive, n // 4, reset)
+                    _decide(session, drive, max(WARM_UP, n // 4), reset)
                     gc.collect()
                     held = tracemalloc.get_traced_memory()[0]
                     _decide(session, drive, n, reset)

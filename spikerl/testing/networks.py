@@ -231,7 +231,11 @@ def _real_valued(c: Capabilities) -> list[SpikingNetwork]:
     """Networks of numbers that no short format holds: thirds, sevenths, Gaussian weights."""
     rng = np.random.default_rng(190)
     n_in, hidden, n_out = dyadic.sizes(c)
-    shared: dict[str, Any] = {"reset": _reset(c), "delay_steps": c.min_delay_steps}
+    shared: dict[str, Any] = {
+        "reset": _reset(c),
+        "delay_steps": c.min_delay_steps,
+        "refractory_steps": c.min_refractory_steps,
+    }
     if c.decay:
         shared["decay"] = 0.9
     layers = [
