@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikerl import backends, errors, metrics, reference, testing
     from spikerl.agent import SpikingAgent
+    from spikerl.callbacks import ConversionCallback
     from spikerl.conversion import convert
     from spikerl.errors import SpikerlError
     from spikerl.hardware import HardwarePolicy
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "SpikingAgent": "agent",
+    "ConversionCallback": "callbacks",
     "convert": "conversion",
     "SpikerlError": "errors",
     "HardwarePolicy": "hardware",
@@ -33,6 +35,7 @@ _MODULES = ("backends", "errors", "metrics", "reference", "testing")
 __all__ = [
     "AvgPool2d",
     "Conv2d",
+    "ConversionCallback",
     "Dense",
     "Flatten",
     "HardwarePolicy",

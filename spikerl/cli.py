@@ -62,12 +62,19 @@ def convert(
     ] = "potential",
     readout: Annotated[str, typer.Option(help="auto, fitted or copied.")] = "auto",
     vecnormalize: VecNormalizeFile = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report as an HTML page with episodes and plots.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each policy on that page.")] = 20,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Convert a trained agent and report how faithful it is on observations it has not seen."""
     from spikerl.conversion import convert as to_agent
+    from spikerl.page import check_installed, write_page
 
+    if report is not None:
+        check_installed()  # before the work begins
     with err.status("converting"):
         agent = to_agent(
             source,
@@ -85,15 +92,24 @@ def convert(
         )
     if output is not None:
         agent.save(output)
+    if report is not None:
+        with warnings.catch_warnings(action="ignore"):  # convert() has said it
+            model, make_env, _ = _origin(source, env)
+        played = None
+        if make_env is not None:
+            how = {"original": model, "episodes": episodes, "seed": seed}
+            played = _played(agent, "cpu", make_env, as_json, **how)
+        write_page(agent, played, report)
     assert agent.report is not None  # convert() always measures
     if as_json:
-        _print_json({**agent.report.to_dict(), "saved": None if output is None else str(output)})
+        _print_json({**agent.report.to_dict(), "saved": output, "page": report})
         return
     sizes = "-".join(str(n) for n in (agent.network.n_in, *(x.n_out for x in agent.network.layers)))
     out.print(f"[bold]{source}[/bold]: spiking network {sizes}", highlight=False)
     out.print(str(agent.report), highlight=False, markup=False, soft_wrap=True)
-    if output is not None:
-        out.print(f"saved to {output}", highlight=False, markup=False)
+    for what, path in (("saved to", output), ("page:", report)):
+        if path is not None:
+            out.print(f"{what} {path}", highlight=False, markup=False)
 
 
 @app.command()
@@ -117,23 +133,14 @@ def evaluate(
     from spikerl import backends
     from spikerl.agent import SpikingAgent
     from spikerl.conversion import convert as to_agent
-    from spikerl.conversion.checkpoints import load_checkpoint
-    from spikerl.conversion.environments import maker, todays_id
-    from spikerl.evaluation import evaluate as run
-    from spikerl.hardware import HardwarePolicy
     from spikerl.metrics import error_unit
 
     backends.get(backend)  # refuse an unknown one before the work begins
     if agent is not None and vecnormalize is not None:
         raise SpikerlError("--vecnormalize is for converting; a saved --agent has its statistics")
-    checkpoint = load_checkpoint(source)
-    env_id = env or checkpoint.env_id
-    if env_id is None:
+    model, make_env, algorithm = _origin(source, env)
+    if make_env is None:
         raise SpikerlError(f"{source} does not say which environment it is for; pass --env")
-    if env is None:
-        make_env = maker(todays_id(env_id), checkpoint.env_kwargs, checkpoint.wrappers)
-    else:
-        make_env = maker(todays_id(env_id), {}, ())
     if agent is not None:
         spiking = SpikingAgent.load(agent)
     else:
@@ -149,18 +156,8 @@ def evaluate(
         assert spiking.report is not None  # convert() always measures
         for warning in spiking.report.warnings:
             _note(warning)
-    with (
-        HardwarePolicy(spiking, backend, seed=seed, sim_steps=sim_steps) as policy,
-        _progress("episodes", 2 * episodes, as_json) as progress,
-    ):
-        result = run(
-            policy,
-            make_env,
-            original=checkpoint.model,
-            episodes=episodes,
-            seed=seed,
-            progress=progress,
-        )
+    how = {"original": model, "episodes": episodes, "seed": seed, "sim_steps": sim_steps}
+    result = _played(spiking, backend, make_env, as_json, **how)
     if as_json:
         _print_json(result.to_dict())
         return
@@ -169,7 +166,7 @@ def evaluate(
     )
     for heading in ("policy", "return", "95 % interval", "length", "decisions/s"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
-    names = {"original": checkpoint.details["algorithm"], "spiking": f"{backend}, T="}
+    names = {"original": algorithm, "spiking": f"{backend}, T="}
     for side in (result.original, result.spiking):
         if side is None:
             continue
@@ -182,22 +179,49 @@ def evaluate(
             f"{side.decisions_per_second:,.0f}",
         )
     out.print(table)
-    if result.agreement is not None:
-        e = result.agreement
-        out.print(
-            f"agreement on the states visited: {e.value:.1%}, 95 % interval {e.low:.1%} to "
-            f"{e.high:.1%}",
-            highlight=False,
-        )
-    if result.action_error is not None:
-        e = result.action_error
-        out.print(
-            f"action error on the states visited: {e.value:.2f} % of "
-            f"{error_unit(spiking.action_space)}, 95 % interval {e.low:.2f} to {e.high:.2f}",
-            highlight=False,
-        )
+    lines = []
+    if (e := result.agreement) is not None:
+        shown = f"{e.value:.1%}, 95 % interval {e.low:.1%} to {e.high:.1%}"
+        lines.append(f"agreement on the states visited: {shown}")
+    if (e := result.action_error) is not None:
+        shown = f"{e.value:.2f} % of {error_unit(spiking.action_space)}"
+        shown += f", 95 % interval {e.low:.2f} to {e.high:.2f}"
+        lines.append(f"action error on the states visited: {shown}")
+    if (test := result.paired) is not None:
+        shown = f"{test.difference.value:+.1f}, p = {test.p_value:.2g} ({test.method})"
+        lines.append(f"return of spiking less original, seed by seed: {shown}")
     rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
-    out.print(f"spikes per neuron and step, by layer: {rates}", highlight=False)
+    lines.append(f"spikes per neuron and step, by layer: {rates}")
+    lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def _origin(source: Path, env: str | None) -> tuple[Any, Any, str]:
+    """The model in a checkpoint, what makes its environment if that is known, its algorithm."""
+    from spikerl.conversion.checkpoints import load_checkpoint
+    from spikerl.conversion.environments import maker, todays_id
+
+    checkpoint = load_checkpoint(source)
+    make_env = None
+    if env is not None:
+        make_env = maker(todays_id(env), {}, ())
+    elif checkpoint.env_id is not None:
+        make_env = maker(todays_id(checkpoint.env_id), checkpoint.env_kwargs, checkpoint.wrappers)
+    return checkpoint.model, make_env, checkpoint.details["algorithm"]
+
+
+def _played(agent: Any, backend: str, make_env: Any, silent: bool, **how: Any) -> Any:
+    """Episodes of both policies, with a bar of progress; how: of HardwarePolicy and evaluate()."""
+    from spikerl.evaluation import evaluate as run
+    from spikerl.hardware import HardwarePolicy
+
+    seed, steps = how["seed"], how.pop("sim_steps", None)
+    with (
+        HardwarePolicy(agent, backend, seed=seed, sim_steps=steps) as policy,
+        _progress("episodes", 2 * how["episodes"], silent) as progress,
+    ):
+        return run(policy, make_env, progress=progress, **how)
 
 
 @app.command()

@@ -29,7 +29,7 @@ from spikerl.fields import (
     Whole,
     Wholes,
 )
-from spikerl.report import ConversionReport, LayerReport
+from spikerl.report import ConversionReport, GapReport, LayerReport
 from spikerl.statistics import Estimate
 
 MAX_STEPS = 2**20  # time steps of a decision, a delay or a refractory time
@@ -53,6 +53,11 @@ def _check_layer(layer: Any, where: str) -> None:
 def _check_report(report: Any, where: str) -> None:
     if (report.agreement is None) == (report.action_error is None):
         raise FileFormatError(f"{where} must have an agreement or an action error, one of them")
+
+
+def _check_gaps(gaps: Any, where: str) -> None:
+    if len(gaps.edges) != len(gaps.counts) + 1 or sorted(set(gaps.edges)) != list(gaps.edges):
+        raise FileFormatError(f"{where} must have rising edges, one more than counts")
 
 
 _NEURON: dict[str, Kind] = {
@@ -202,6 +207,17 @@ REPORT = Record(
         "held_out": Whole(),
         "episodes": Whole(),
         "warnings": Many(Text()),
+        "gaps": Maybe(
+            Record(
+                GapReport,
+                {
+                    "edges": Many(Number()),
+                    "counts": Many(Whole()),
+                    "resolution": _MEASURE,
+                },
+                _check_gaps,
+            )
+        ),
     },
     _check_report,
 )

@@ -15,8 +15,9 @@ import numpy as np
 
 from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.metrics import Predictor, firing_rates, percent_error
-from spikerl.statistics import Estimate, mean, share
+from spikerl.metrics import Predictor, firing_rates, percent_error, synaptic_operations
+from spikerl.network import Recording, SpikingNetwork
+from spikerl.statistics import Estimate, Paired, mean, paired, share
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Evaluation:
     action_error: mean absolute error there in % of the action range (continuous); see
                   metrics.percent_error for a range without end.
     rates:        spikes per neuron and step of each spiking layer.
+    synaptic_operations: additions of a weight that spikes cause, per decision; see metrics.
+    paired:       the spiking policy's returns less the original's, seed by seed.
     """
 
     environment: str
@@ -50,10 +53,41 @@ class Evaluation:
     agreement: Estimate | None
     action_error: Estimate | None
     rates: tuple[float, ...]
+    synaptic_operations: float
+    paired: Paired | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+
+class Tally:
+    """The spikes of many decisions, added up as they are made."""
+
+    def __init__(self) -> None:
+        self.decisions = 0
+        self._total: Recording | None = None
+
+    def add(self, recording: Recording) -> None:
+        """Count the spikes of a recording, whose rows are decisions."""
+        sums = [counts.sum(axis=0, keepdims=True) for counts in recording.counts]
+        if self._total is not None:
+            sums = [old + new for old, new in zip(self._total.counts, sums, strict=True)]
+        self._total = Recording(tuple(sums), (), recording.sim_steps)
+        self.decisions += max((len(counts) for counts in recording.counts), default=1)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Spikes per neuron and step of each spiking layer."""
+        if self._total is None:
+            return ()
+        return tuple(rate / self.decisions for rate in firing_rates(self._total))
+
+    def synaptic_operations(self, network: SpikingNetwork) -> float:
+        """Additions of a weight per decision; see metrics.synaptic_operations()."""
+        if self._total is None:
+            return 0.0
+        return synaptic_operations(self._total, network) / self.decisions
 
 
 def evaluate(
@@ -74,7 +108,7 @@ def evaluate(
         raise SpikerlError(f"episodes must be at least 1, found {episodes}")
     seeds = tuple(range(seed, seed + episodes))
     steps = iter(range(1, 1 + 2 * episodes))
-    rates: list[tuple[float, ...]] = []
+    tally = Tally()
     state: Any = None
 
     def tick() -> None:
@@ -90,7 +124,7 @@ def evaluate(
         nonlocal state
         action, state = policy.predict(observation, None if start else state)
         assert policy.recording is not None
-        rates.append(firing_rates(policy.recording))
+        tally.add(policy.recording)
         return action
 
     env = make_env()
@@ -101,17 +135,20 @@ def evaluate(
     finally:
         env.close()
     likeness = None if original is None else _likeness(policy, original, ours)
+    before, after = None if theirs is None else _side("original", theirs), _side("spiking", ours)
     continuous = isinstance(policy.agent.action_space, gym.spaces.Box)
     return Evaluation(
         environment=environment,
         backend=policy.backend.name,
         sim_steps=policy.sim_steps,
         seeds=seeds,
-        original=None if theirs is None else _side("original", theirs),
-        spiking=_side("spiking", ours),
+        original=before,
+        spiking=after,
         agreement=None if continuous else likeness,
         action_error=likeness if continuous else None,
-        rates=tuple(float(rate) for rate in np.mean(rates, axis=0)),
+        rates=tally.rates,
+        synaptic_operations=tally.synaptic_operations(policy.agent.network),
+        paired=None if before is None else paired(after.returns, before.returns),
     )
 
 

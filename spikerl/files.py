@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spikerl.agent import SpikingAgent
 
 FORMAT = "spikerl agent"
-VERSION = 1
+VERSION = 2
 
 
 def save_agent(agent: SpikingAgent, path: str | os.PathLike[str]) -> None:
@@ -94,7 +94,7 @@ def _load(path: str) -> SpikingAgent:
 
 
 def _content(document: Any) -> Any:
-    """The agent's part of the document, once format and version are known."""
+    """The agent's part of the document, once format and version are known, as of today's."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else document
         raise FileFormatError(f"its format is {shown(found)}, wanted {FORMAT!r}")
@@ -111,7 +111,12 @@ def _content(document: Any) -> Any:
         raise FileFormatError(f"it has the entries {shown(sorted(document))}")
     if not isinstance(document["written_by"], str):
         raise FileFormatError(f"it says it was written by {shown(document['written_by'])}")
-    return document["agent"]
+    content = document["agent"]
+    if version == 1:  # a report did not have the gaps between actions
+        report = content.get("report") if isinstance(content, dict) else None
+        if isinstance(report, dict):
+            report["gaps"] = None
+    return content
 
 
 def _checked_path(path: Any) -> str:

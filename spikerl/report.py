@@ -30,6 +30,20 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class GapReport:
+    """The source's gaps between its two best actions on the held-out observations, in its values.
+
+    edges:      [bins + 1] of a histogram; what lies beyond them is in the first or the last bin.
+    counts:     [bins].
+    resolution: mean error the network makes in such a gap: smaller gaps it cannot tell from none.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    resolution: float
+
+
+@dataclass(frozen=True)
 class ConversionReport:
     """What a conversion is worth, on observations it was not calibrated on.
 
@@ -44,6 +58,7 @@ class ConversionReport:
                   error the network makes in such gaps; None where there are no choices.
     held_out, calibration: observations used for each; episodes: held-out episodes, 0 if unknown.
     warnings:     sentences for the user.
+    gaps:         what `coarse` is made of; None where it is None.
     """
 
     sim_steps: int
@@ -59,6 +74,7 @@ class ConversionReport:
     held_out: int
     episodes: int
     warnings: tuple[str, ...] = ()
+    gaps: GapReport | None = None
 
     @property
     def faithfulness(self) -> Estimate:
@@ -80,6 +96,12 @@ class ConversionReport:
         def estimate(value: Any) -> Estimate | None:
             return None if value is None else Estimate(**value)
 
+        def gaps(value: Any) -> GapReport | None:
+            if value is None:
+                return None
+            edges, counts = tuple(value["edges"]), tuple(value["counts"])
+            return GapReport(**{**value, "edges": edges, "counts": counts})
+
         by_steps = {int(steps): Estimate(**value) for steps, value in data["by_steps"].items()}
         fields = dict(data)
         fields |= {
@@ -88,6 +110,7 @@ class ConversionReport:
             "by_steps": by_steps,
             "layers": tuple(LayerReport(**layer) for layer in data["layers"]),
             "warnings": tuple(data["warnings"]),
+            "gaps": gaps(data["gaps"]),
         }
         return cls(**fields)
 

@@ -29,7 +29,7 @@ from spikerl.encoding import (
 )
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, SpikingNetwork
 from spikerl.preprocessing import Normalize, from_space
-from spikerl.report import ConversionReport, LayerReport
+from spikerl.report import ConversionReport, GapReport, LayerReport
 from spikerl.statistics import Estimate
 
 ESTIMATE = Estimate(0.97, 0.951, 0.983, 500, "wilson")
@@ -47,6 +47,7 @@ REPORT = ConversionReport(
     held_out=500,
     episodes=0,
     warnings=("a sentence for the user: \u00e9\u03b8",),
+    gaps=GapReport(edges=(0.25, 1.0, 3.5), counts=(20, 480), resolution=0.75),
 )
 
 

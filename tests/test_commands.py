@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,12 +49,28 @@ def test_convert_prints_one_json_document() -> None:
     assert 0 < report["agreement"]["low"] <= report["agreement"]["value"] <= 1
 
 
+def test_convert_writes_its_report_as_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ("--n-calibration", 500, "--report", page, "--episodes", 2)
+    done = run("convert", AGENT, "-T", 16, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"page: {page}" in done.stdout
+    text = page.read_text("utf-8")
+    assert "<h1>dqn CartPole-v1</h1>" in text
+    assert "2 episodes each, seeds 0 to 1" in text
+    machine = run("convert", AGENT, "-T", 16, *options, "--json")
+    assert json.loads(machine.stdout)["page"] == str(page)
+    assert json.loads(machine.stdout)["saved"] is None
+
+
 def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
     done = run("evaluate", AGENT, "--episodes", 2, "-T", 16)
     assert done.returncode == 0, done.stderr
     assert "original (dqn)" in done.stdout
     assert "spiking (cpu, T=16)" in done.stdout
     assert "agreement on the states visited" in done.stdout
+    assert "return of spiking less original, seed by seed: " in done.stdout
+    assert re.search(r"^synaptic operations per decision: [1-9][\d,]*$", done.stdout, re.M)
 
 
 def test_evaluate_prints_one_json_document(tmp_path: Path) -> None:
@@ -169,5 +186,10 @@ def test_continuous_policies_are_compared_by_their_error() -> None:
     assert result.agreement is None
     assert result.action_error is not None
     assert result.action_error.value < 1.0
+    assert result.original is not None
+    assert result.paired is not None
+    difference = np.mean(np.subtract(result.spiking.returns, result.original.returns))
+    assert result.paired.difference.value == pytest.approx(difference)
+    assert difference != 0
     with pytest.raises(spikerl.SpikerlError, match="episodes must be at least 1"):
         evaluate(policy, lambda: gym.make("Pendulum-v1"), episodes=0)

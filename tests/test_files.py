@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -106,9 +107,7 @@ def test_the_report_stands_in_the_file_as_to_dict_says(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a") as archive:
         data = container.parse(archive.read("agent.json"))["agent"]["report"]
     assert type(report).from_dict(data) == report
-    assert data == {**report.to_dict(), "layers": [*map(dict, report.to_dict()["layers"])]} | {
-        "warnings": list(report.warnings)
-    }
+    assert data == json.loads(json.dumps(report.to_dict()))
 
 
 def test_provenance_keeps_plain_data_and_turns_numpy_scalars_plain(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from forging import Members, document_of, forged, members_of, refused, saved, with_document
 from gymnasium import spaces
-from small_agents import AGENTS
+from small_agents import AGENTS, REPORT
 
 from spikerl import container
+from spikerl.agent import SpikingAgent
 from spikerl.container import npy_header
 from spikerl.network import Dense, SpikingNetwork
 from spikerl.preprocessing import from_space
@@ -39,19 +40,31 @@ def test_a_future_version_says_which_was_found_and_to_upgrade() -> None:
     document = document_of("pole") | {"version": 7, "written_by": "3.2", "agent": "other"}
     refused(
         with_document("pole", document),
-        r"it has format version 7, written by spikerl '3\.2'; spikerl .* knows versions up to 1: "
+        r"it has format version 7, written by spikerl '3\.2'; spikerl .* knows versions up to 2: "
         r"upgrade it \(pip install -U spikerl\)",
     )
     # a later format may change everything but where its version stands
     refused(
-        forged({"agent.json": json.dumps({"format": "spikerl agent", "version": 2}).encode()}),
-        "it has format version 2, written by spikerl None",
+        forged({"agent.json": json.dumps({"format": "spikerl agent", "version": 3}).encode()}),
+        "it has format version 3, written by spikerl None",
     )
+
+
+def test_a_file_of_version_1_is_read_as_one_whose_report_had_no_gaps(tmp_path: Path) -> None:
+    document = document_of("pole") | {"version": 1}
+    report = document["agent"]["report"]
+    del report["gaps"]
+    for content, wanted in ((report, replace(REPORT, gaps=None)), (None, None)):
+        document["agent"]["report"] = content
+        (tmp_path / "old").write_bytes(with_document("pole", document))
+        assert SpikingAgent.load(tmp_path / "old").report == wanted
+    document["agent"] = "other"
+    refused(with_document("pole", document), "agent is 'other'")
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])
 def test_a_version_that_is_none_is_refused(version: Any) -> None:
-    refused(changed("pole", "version", version), "its format version is .*, wanted 1")
+    refused(changed("pole", "version", version), "its format version is .*, wanted 2")
 
 
 FORGED: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -181,6 +194,14 @@ FORGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "encoder that does not fit": (
         lambda: changed("pole", "agent.encoder", {"type": "poisson", "scale": 1.0, "signed": True}),
         "the encoder has 8 channels, the network 4",
+    ),
+    "histogram of other lengths": (
+        lambda: changed("pole", "agent.report.gaps.counts", [1, 2, 3]),
+        "agent.report.gaps must have rising edges, one more than counts",
+    ),
+    "histogram of falling edges": (
+        lambda: changed("pole", "agent.report.gaps.edges", [1.0, 0.5, 2.0]),
+        "agent.report.gaps must have rising edges, one more than counts",
     ),
     "report without a result": (
         lambda: changed("pole", "agent.report.agreement", None),

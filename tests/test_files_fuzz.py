@@ -256,5 +256,5 @@ JSON = st.recursive(
 @given(JSON)
 def test_a_document_of_anything_else_is_refused(value: Any) -> None:
     assert load(with_document("pole", value)) is None
-    whole = {"format": "spikerl agent", "version": 1, "written_by": "0.1.0", "agent": value}
+    whole = {"format": "spikerl agent", "version": 2, "written_by": "0.1.0", "agent": value}
     assert load(with_document("pole", whole)) is None

@@ -79,13 +79,14 @@ ARROWS: dict[str, set[str]] = {
         *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
     },
     "metrics": {
-        *("errors", "hardware", "network", "preprocessing", "statistics"),
+        *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
 }
 TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrappers")
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
+PLOTS = ("matplotlib", "jinja2")
 SIMULATORS = (
     "numba",
     "nest",
@@ -193,6 +194,13 @@ def test_terminals_and_test_tools_are_imported_only_where_they_belong(module: st
         assert not at_once & {"pytest", "hypothesis"}
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_plots_are_drawn_late_and_only_where_they_belong(module: str) -> None:
+    assert not roots(MODULES[module], within_functions=False) & set(PLOTS)
+    if not belongs(module, ("plots", "page")):
+        assert not roots(MODULES[module], within_functions=True) & set(PLOTS)
+
+
 BLOCK = """
 import sys
 class Blocked:
@@ -224,9 +232,9 @@ def test_the_core_imports_without_torch_sb3_terminals_and_simulators(module: str
     run(f"import importlib; importlib.import_module('spikerl.{module}')", blocked)
 
 
-@pytest.mark.parametrize("module", ["backends.cpu", "bench", "evaluation"])
+@pytest.mark.parametrize("module", ["backends.cpu", "bench", "evaluation", "page"])
 def test_what_decides_on_a_robot_imports_without_torch_and_sb3(module: str) -> None:
-    run(f"import importlib; importlib.import_module('spikerl.{module}')", OUTSIDE)
+    run(f"import importlib; importlib.import_module('spikerl.{module}')", (*OUTSIDE, *PLOTS))
 
 
 def test_importing_spikerl_loads_neither_torch_nor_sb3_nor_a_simulator() -> None:

@@ -108,8 +108,7 @@ def test_a_second_session_is_refused_while_the_first_goes_on() -> None:
 
 
 def test_what_nest_cannot_do_is_refused_with_every_reason() -> None:
-    from spikerl.backends import nest_kernel
-from spikerl.backends.nest import NestBackend
+    from spikerl.backends.nest import NestBackend
 
     leaky = SpikingNetwork(
         (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spikerl.errors import SpikerlError
-from spikerl.statistics import Estimate, mean, share
+from spikerl.statistics import Estimate, mean, paired, share
 
 
 def test_wilsons_interval_against_values_computed_by_hand() -> None:
@@ -132,3 +132,66 @@ def test_estimates_print_with_their_interval() -> None:
 def test_no_values_have_no_estimate(measure: object) -> None:
     with pytest.raises(SpikerlError, match="no values"):
         measure([])  # type: ignore[operator]
+
+
+# --- values in pairs ------------------------------------------------------------------------------
+
+
+def test_the_sign_flip_test_against_values_computed_by_hand() -> None:
+    # differences 1, 2, 3: of 8 assignments of signs only +++ and --- reach a sum of 6
+    got = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert (got.difference.value, got.p_value, got.pairs) == (2.0, 0.25, 3)
+    assert got.method == "sign flips, exact"
+    # differences 1, 2, -3 sum to 0, which every assignment reaches
+    assert paired([1.0, 2.0, 0.0], [0.0, 0.0, 3.0]).p_value == 1.0
+    # 1, 2, -1: a sum of 2 or more from 0 in 6 of 8 (not where the ones agree against the 2)
+    assert paired([1.0, 2.0, 0.0], [0.0, 0.0, 1.0]).p_value == 0.75
+
+
+def test_pairs_that_do_not_differ_are_no_evidence() -> None:
+    same = paired([500.0] * 20, [500.0] * 20)
+    assert (same.p_value, same.difference.value, same.pairs) == (1.0, 0.0, 20)
+    some = paired([2.0, 4.0, 6.0] + [1.0] * 50, [1.0, 2.0, 3.0] + [1.0] * 50)
+    assert (some.p_value, some.pairs, some.method) == (0.25, 53, "sign flips, exact")
+
+
+def test_the_order_of_the_policies_changes_the_sign_only() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(0.5, 1, 15), rng.normal(size=15)
+    there, back = paired(ours, theirs), paired(theirs, ours)
+    assert there.p_value == back.p_value
+    assert there.difference.value == -back.difference.value
+    assert there.difference.low < there.difference.value < there.difference.high
+
+
+def test_drawn_and_exact_flips_agree() -> None:
+    rng = np.random.default_rng(1)
+    difference = rng.normal(0.4, 1, 20)
+    exact = paired(difference, np.zeros(20))
+    # one pair more that changes hardly anything, and is beyond what is tried exactly
+    drawn = paired([*difference, 1e-9], np.zeros(21))
+    assert exact.method == "sign flips, exact"
+    assert drawn.method == "sign flips, 20,000 drawn"
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.01)
+    assert paired([*difference, 1e-9], np.zeros(21)).p_value == drawn.p_value
+
+
+def test_where_there_is_no_difference_every_p_value_is_as_likely() -> None:
+    rng = np.random.default_rng(2)
+    p = [paired(rng.normal(size=10), rng.normal(size=10)).p_value for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
+    assert 0.4 <= np.mean(np.array(p) <= 0.5) <= 0.6
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_a_clear_difference_is_found(n: int) -> None:
+    rng = np.random.default_rng(3)
+    seeds = rng.normal(0, 50, n)  # what a seed does to both is no part of the difference
+    got = paired(seeds + rng.normal(3, 1, n), seeds)
+    assert got.p_value < 0.01
+    assert 2 < got.difference.low < got.difference.high < 4
+
+
+def test_rows_of_different_length_are_refused() -> None:
+    with pytest.raises(SpikerlError, match="in pairs are wanted, found 2 and 3"):
+        paired([1, 2], [1, 2, 3])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ _RULES = {
     "observation_space": None,
     "action_space": None,
 }
+
+_NO_SETTINGS = ("source", "observations", "env", "rules")
 
 
 def convert(
@@ -163,6 +166,15 @@ def convert(
         },
         report=fidelity.make_report(trial, notes),
     )
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Refuse what convert() would refuse of its keywords; raises ConversionError with all of it."""
+    given = signature(convert).bind(None, **arguments)
+    given.apply_defaults()
+    values = given.arguments
+    settings = {name: values[name] for name in values if name not in _NO_SETTINGS}
+    _checked(values["rules"], **settings)
 
 
 def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[str, Any]]:

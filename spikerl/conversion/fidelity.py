@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from spikerl import backends
 from spikerl.conversion.build import fitted, last_layer, seen
+from spikerl.conversion.gaps import gap_report
 from spikerl.conversion.ramps import Ramps
 from spikerl.conversion.stack import PlainStack
 from spikerl.decoding import Categorical, Decoder
@@ -169,10 +170,11 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
         if trial.meets(by_steps[steps]):
             break
     error = np.abs(values - trial.source_values)
-    coarse = None
+    coarse, gaps = None, None
     in_units = trial.decoder.read.in_units
     if isinstance(trial.stack.head, Categorical) and in_units:
         coarse = _coarse_share(trial.source_values, values, trial.stack.head)
+        gaps = gap_report(trial.source_values, values, trial.stack.head)
     layers = _layer_reports(trial, recording)
     return ConversionReport(
         sim_steps=trial.sim_steps,
@@ -188,6 +190,7 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
         held_out=len(trial.held_out),
         episodes=len(np.unique(trial.groups)) if trial.unit == "episodes" else 0,
         warnings=(*notes, *_advice(trial, by_steps, coarse, layers)),
+        gaps=gaps,
     )
 
 
