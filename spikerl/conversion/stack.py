@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class PlainLayer:
         """Neurons, or channels of the map it makes."""
         return len(self.weight)
 
-    @property
+    @cached_property
     def core(self) -> Dense | Conv2d:
         """The same linear map as a layer of a SpikingNetwork."""
         return self.neurons(self.weight, self.bias)

@@ -13,6 +13,9 @@ from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
 
 RULES = ("neuron", "layer", "model")
+# A unit that is hardly ever active would get a threshold near 0, and inputs of many thousand
+# thresholds, which no chip and no fixed-point number can hold; what it says does not matter.
+LEAST = 0.01  # of the layer's own percentile
 
 
 def thresholds(
@@ -59,7 +62,8 @@ def layer_thresholds(name: str, activation: FloatArray, rule: str, percentile: f
         return np.full(activation.shape[1], whole)
     theta = np.percentile(activation, percentile, axis=0)
     theta = np.where(theta > 0, theta, activation.max(axis=0))
-    return np.where(theta > 0, theta, whole)
+    theta = np.where(theta > 0, theta, whole)
+    return np.maximum(theta, LEAST * whole)
 
 
 def _model_based(stack: PlainStack, rows: FloatArray) -> list[FloatArray]:
