@@ -18,9 +18,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from spikerl import __version__
+from spikerl import __version__, tables
 from spikerl.errors import SpikerlError
 
 app = typer.Typer(
@@ -61,6 +60,12 @@ def convert(
         str, typer.Option(help="potential, spike_count, signed_spike_count or first_spike.")
     ] = "potential",
     readout: Annotated[str, typer.Option(help="auto, fitted or copied.")] = "auto",
+    neurons_per_unit: Annotated[
+        int | None, typer.Option(help="Neurons for each unit of the source; default: as needed.")
+    ] = None,
+    delay_steps: Annotated[
+        int, typer.Option(help="Steps until the next layer hears a spike; 1 on NEST and chips.")
+    ] = 0,
     vecnormalize: VecNormalizeFile = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the report as an HTML page with episodes and plots.")
@@ -87,6 +92,8 @@ def convert(
             encoder=encoder,
             decoder=decoder,
             readout=readout,
+            neurons_per_unit=neurons_per_unit,
+            delay_steps=delay_steps,
             vecnormalize=vecnormalize,
             seed=seed,
         )
@@ -161,39 +168,9 @@ def evaluate(
     if as_json:
         _print_json(result.to_dict())
         return
-    table = Table(
-        title=f"{result.environment}: {episodes} episodes, seeds {seed} to {seed + episodes - 1}"
-    )
-    for heading in ("policy", "return", "95 % interval", "length", "decisions/s"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
-    names = {"original": algorithm, "spiking": f"{backend}, T="}
-    for side in (result.original, result.spiking):
-        if side is None:
-            continue
-        note = names[side.name] + (str(result.sim_steps) if side.name == "spiking" else "")
-        table.add_row(
-            f"{side.name} ({note})",
-            f"{side.mean_return.value:.1f} ± {side.std:.1f}",
-            "" if episodes == 1 else f"{side.mean_return.low:.1f} to {side.mean_return.high:.1f}",
-            f"{side.mean_length:.0f}",
-            f"{side.decisions_per_second:,.0f}",
-        )
-    out.print(table)
-    lines = []
-    if (e := result.agreement) is not None:
-        shown = f"{e.value:.1%}, 95 % interval {e.low:.1%} to {e.high:.1%}"
-        lines.append(f"agreement on the states visited: {shown}")
-    if (e := result.action_error) is not None:
-        shown = f"{e.value:.2f} % of {error_unit(spiking.action_space)}"
-        shown += f", 95 % interval {e.low:.2f} to {e.high:.2f}"
-        lines.append(f"action error on the states visited: {shown}")
-    if (test := result.paired) is not None:
-        shown = f"{test.difference.value:+.1f}, p = {test.p_value:.2g} ({test.method})"
-        lines.append(f"return of spiking less original, seed by seed: {shown}")
-    rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
-    lines.append(f"spikes per neuron and step, by layer: {rates}")
-    lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
-    for line in lines:
+    names = {"original": algorithm, "spiking": f"{backend}, T={result.sim_steps}"}
+    out.print(tables.evaluation(result, names))
+    for line in tables.evaluation_lines(result, error_unit(spiking.action_space)):
         out.print(line, highlight=False, soft_wrap=True)
 
 
@@ -261,39 +238,9 @@ def bench(
     if as_json:
         _print_json(result.to_dict())
         return
-    table = Table(title="decisions per CPU-second")
-    for heading in (
-        "net",
-        "T",
-        "batch",
-        "contender",
-        "decisions/s",
-        "x SB3",
-        "x torch loop",
-        "rate",
-    ):
-        table.add_column(heading, justify="left" if heading in ("net", "contender") else "right")
-    last: tuple[Any, ...] | None = None
-    for row in result.rows:
-        place = (row.net, row.sim_steps, row.batch)
-        if last is not None and place != last:
-            table.add_section()
-        last = place
-        table.add_row(
-            *(str(part) for part in place),
-            row.backend,
-            f"{row.decisions_per_cpu_second:,.0f}",
-            _ratio(row.ratio_to_sb3),
-            _ratio(row.ratio_to_torch_loop),
-            "" if row.mean_rate is None else f"{row.mean_rate:.2f}",
-        )
-    out.print(table)
+    out.print(tables.bench(result))
     for note in result.notes:
         out.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
 
 
 @app.command("backends")
@@ -317,25 +264,10 @@ def list_backends(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table()
-    for heading in ("back end", "state", "exact", "reset", "delay", "batches", "keeps state"):
-        table.add_column(heading)
-    for name, state in states.items():
-        c = can[name]
-        if c is None:
-            table.add_row(name, str(state))
-            continue
-        highest = "any" if c.max_delay_steps is None else str(c.max_delay_steps)
-        table.add_row(
-            name,
-            str(state),
-            c.exactness,
-            ", ".join(sorted(c.resets)),
-            highest if highest == str(c.min_delay_steps) else f"{c.min_delay_steps} to {highest}",
-            c.batching,
-            "yes" if c.keeps_state else "no",
-        )
-    out.print(table)
+    out.print(tables.backends(states, can))
+    for state in states.values():
+        if not state.usable:
+            out.print(f"{state.name}: {state}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:

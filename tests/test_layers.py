@@ -188,7 +188,7 @@ def test_torch_and_sb3_are_imported_only_where_they_belong(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_terminals_and_test_tools_are_imported_only_where_they_belong(module: str) -> None:
     at_once = roots(MODULES[module], within_functions=False)
-    if not belongs(module, ("cli",)):
+    if not belongs(module, ("cli", "tables")):
         assert not at_once & {"typer", "rich"}
     if not belongs(module, ("testing",)):
         assert not at_once & {"pytest", "hypothesis"}

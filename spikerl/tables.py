@@ -1,0 +1,106 @@
+"""What the command line prints of a result: tables and lines. Imports rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from spikerl.backends import BackendState
+    from spikerl.backends.base import Capabilities
+    from spikerl.bench import BenchResult
+    from spikerl.evaluation import Evaluation
+
+
+def evaluation(result: Evaluation, names: Mapping[str, str]) -> Table:
+    """Both policies' returns side by side; names: what is said of each in brackets."""
+    first, last = result.seeds[0], result.seeds[-1]
+    table = Table(
+        title=f"{result.environment}: {len(result.seeds)} episodes, seeds {first} to {last}"
+    )
+    for heading in ("policy", "return", "95 % interval", "length", "decisions/s"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for side in (result.original, result.spiking):
+        if side is None:
+            continue
+        e = side.mean_return
+        table.add_row(
+            f"{side.name} ({names[side.name]})",
+            f"{e.value:.1f} ± {side.std:.1f}",
+            "" if e.n == 1 else f"{e.low:.1f} to {e.high:.1f}",
+            f"{side.mean_length:.0f}",
+            f"{side.decisions_per_second:,.0f}",
+        )
+    return table
+
+
+def evaluation_lines(result: Evaluation, error_unit: str) -> list[str]:
+    """What does not fit into the table; error_unit: what an action error is in per cent of."""
+    lines = []
+    if (e := result.agreement) is not None:
+        shown = f"{e.value:.1%}, 95 % interval {e.low:.1%} to {e.high:.1%}"
+        lines.append(f"agreement on the states visited: {shown}")
+    if (e := result.action_error) is not None:
+        shown = f"{e.value:.2f} % of {error_unit}"
+        shown += f", 95 % interval {e.low:.2f} to {e.high:.2f}"
+        lines.append(f"action error on the states visited: {shown}")
+    if (test := result.paired) is not None:
+        shown = f"{test.difference.value:+.1f}, p = {test.p_value:.2g} ({test.method})"
+        lines.append(f"return of spiking less original, seed by seed: {shown}")
+    rates = ", ".join(f"{rate:.3f}" for rate in result.rates)
+    lines.append(f"spikes per neuron and step, by layer: {rates}")
+    lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
+    return lines
+
+
+def bench(result: BenchResult) -> Table:
+    """Decisions per CPU-second of every contender, and the ratios."""
+    table = Table(title="decisions per CPU-second")
+    headings = ("net", "T", "batch", "contender", "decisions/s", "x SB3", "x torch loop", "rate")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("net", "contender") else "right")
+    last: tuple[Any, ...] | None = None
+    for row in result.rows:
+        place = (row.net, row.sim_steps, row.batch)
+        if last is not None and place != last:
+            table.add_section()
+        last = place
+        table.add_row(
+            *(str(part) for part in place),
+            row.backend,
+            f"{row.decisions_per_cpu_second:,.0f}",
+            _ratio(row.ratio_to_sb3),
+            _ratio(row.ratio_to_torch_loop),
+            "" if row.mean_rate is None else f"{row.mean_rate:.2f}",
+        )
+    return table
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def backends(states: Mapping[str, BackendState], can: Mapping[str, Capabilities | None]) -> Table:
+    """What every back end can do; what it lacks here is said below, where there is room."""
+    table = Table()
+    for heading in ("back end", "here", "exact", "reset", "delay", "batches", "keeps state"):
+        table.add_column(heading, no_wrap=True)
+    for name, state in states.items():
+        c = can[name]
+        usable = "yes" if state.usable else "no"
+        if c is None:
+            table.add_row(name, usable)
+            continue
+        highest = "any" if c.max_delay_steps is None else str(c.max_delay_steps)
+        table.add_row(
+            name,
+            usable,
+            c.exactness,
+            ", ".join(sorted(c.resets)),
+            highest if highest == str(c.min_delay_steps) else f"{c.min_delay_steps} to {highest}",
+            c.batching,
+            "yes" if c.keeps_state else "no",
+        )
+    return table
