@@ -146,6 +146,7 @@ class Preprocessing:
     def batched(self, observation: Observation) -> tuple[dict[str | None, NDArray[Any]], bool]:
         """The observation as batches by key, and whether it came as a batch.
 
+        Images with their channels last come out with channels first, as the policy has them.
         Raises ShapeError naming what was found and wanted: another shape, a dtype that is no
         number, NaN or infinite values, Dict entries that are missing or of different length.
         """
@@ -249,6 +250,10 @@ def _batch(value: Any, part: Input) -> tuple[NDArray[Any], bool]:
     except ValueError as error:  # rows of different length
         raise ShapeError(f"{where} is no array: {error}") from None
     shape = part.space.shape or ()
+    if is_image(part.space) and array.shape[-3:] != shape and array.ndim in (3, 4):
+        # As the environment gives it: SB3 puts channels first for the policy (VecTransposeImage).
+        first = np.moveaxis(array, -1, -3)
+        array = first if first.shape[-3:] == shape else array
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{where} has dtype {array.dtype}, wanted numbers ({part.space.dtype})")
     if array.shape == shape:

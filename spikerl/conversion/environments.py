@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecEnvWrapper,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
     VecVideoRecorder,
     unwrap_vec_wrapper,
 )
@@ -108,7 +109,7 @@ def _wrapper(entry: Any) -> Callable[[Any], Any]:
 
 # Wrappers of a VecEnv that leave observations and actions as they are, or whose part the agent's
 # preprocessing has.
-_NO_MATTER = (VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder)
+_NO_MATTER = (VecCheckNan, VecMonitor, VecNormalize, VecTransposeImage, VecVideoRecorder)
 
 
 def made_from(env: VecEnv | None) -> Any:

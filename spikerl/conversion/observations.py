@@ -17,11 +17,12 @@ from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, Repla
 from spikerl.conversion.environments import vectorised
 from spikerl.conversion.stack import PlainStack
 from spikerl.errors import ConversionError
-from spikerl.preprocessing import Observation, Preprocessing
+from spikerl.preprocessing import Observation, Preprocessing, is_image
 from spikerl.statistics import BLOCKS
 
 HELD_OUT = 2_000  # observations a conversion is measured on, where there are enough
 WATCHED = 5 * HELD_OUT  # on-policy steps they are drawn from
+ROOM = 30_000_000  # numbers a set of observations may have: 240 MB
 FEWEST = 10  # below this nothing can be split off to measure on
 N_ENVS = 8
 
@@ -76,10 +77,11 @@ def given(
     chosen = rng.permutation(len(blocks))
     n_held = max(1, len(blocks) // 5)
     held_out = np.concatenate([blocks[i] for i in np.sort(chosen[:n_held])])
-    held_out = _at_most(held_out, HELD_OUT, rng)
+    most = _most(preprocessing)
+    held_out = _at_most(held_out, min(HELD_OUT, most), rng)
     calibration = np.concatenate([blocks[i] for i in np.sort(chosen[n_held:])])
     return ObservationSets(
-        calibration=_take(observations, _at_most(calibration, n_calibration, rng)),
+        calibration=_take(observations, _at_most(calibration, min(n_calibration, most), rng)),
         held_out=_take(observations, held_out),
         groups=np.searchsorted([block[0] for block in blocks], held_out, side="right"),
         unit="blocks of time",
@@ -98,13 +100,15 @@ def collected(
     venv, ours = vectorised(env, N_ENVS)
     try:
         _check_spaces(venv.observation_space, preprocessing)
-        calibration, _ = _run(stack, preprocessing, venv, n_calibration, seed)
-        seen, episodes = _run(stack, preprocessing, venv, WATCHED, seed + 1_000_003)
+        most = _most(preprocessing)
+        calibration, _ = _run(stack, preprocessing, venv, min(n_calibration, most), seed)
+        watched = WATCHED * min(HELD_OUT, most) // HELD_OUT
+        seen, episodes = _run(stack, preprocessing, venv, watched, seed + 1_000_003)
     finally:
         if ours:
             venv.close()
     # Long runs, thinned: the whole course of episodes, not only their beginnings.
-    rows = _at_most(np.arange(WATCHED), HELD_OUT, np.random.default_rng(seed))
+    rows = _at_most(np.arange(watched), min(HELD_OUT, most), np.random.default_rng(seed))
     return ObservationSets(
         calibration, _take(seen, rows), episodes[rows], "episodes", "collected on-policy"
     )
@@ -132,11 +136,19 @@ def _run(
     return _joined(seen, n), np.stack(episodes, axis=1).reshape(-1)[:n]
 
 
+def _most(preprocessing: Preprocessing) -> int:
+    """Rows that fit into ROOM: of images not as many as of vectors."""
+    return max(FEWEST, ROOM // preprocessing.n_outputs())
+
+
 def _check_spaces(found: Any, preprocessing: Preprocessing) -> None:
     wanted = {part.key: part.space.shape for part in preprocessing.inputs}
+    images = {part.key for part in preprocessing.inputs if is_image(part.space)}
     entries = found.spaces if hasattr(found, "spaces") else {None: found}
     shapes = {key: space.shape for key, space in entries.items()}
-    if shapes != wanted:
+    # Channels may come last: the preprocessing puts them first.
+    first = {k: (*s[-1:], *s[:-1]) if k in images and s else s for k, s in shapes.items()}
+    if any(wanted.get(key) not in (shapes[key], first[key]) for key in {*shapes, *wanted}):
         raise ConversionError(
             f"the environment's observations have shape {_shown(shapes)}, the policy was trained "
             f"on {_shown(wanted)}: pass env= as it was trained (wrappers included) or observations="
