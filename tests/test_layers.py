@@ -32,8 +32,8 @@ ARROWS: dict[str, set[str]] = {
     "backends.pynn_units": set(),
     "backends.pynn": {"backends.pynn_units", "connections", "errors", "network"},
     "backends.pynn_nest": {
-        *("backends.base", "backends.nest", "backends.pynn", "backends.pynn_units"),
-        *("connections", "errors", "network"),
+        *("backends.base", "backends.nest", "backends.nest_kernel", "backends.pynn"),
+        *("backends.pynn_units", "connections", "errors", "network"),
     },
     "backends.pynn_neuron": {
         *("backends.base", "backends.pynn", "backends.pynn_units"),

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,21 +196,25 @@ def test_a_decision_that_was_interrupted_leaves_nothing(calls: str, reset: str) 
     want = simulate(tested, drive)
     with backends.get("pynn:nest").compile(tested, calls=calls) as session:
         inside: Any = session
-        run = inside._calls.run
+        nest, run = inside._nest, inside._simulate
         for at in (1, 2, 9):  # runs of a decision that changes at each of its 9 steps
             left = at
 
-            def broken(steps: int) -> None:
+            def simulated(*steps: float, how: Any) -> None:
                 nonlocal left
                 left -= 1
+                how(*steps)
                 if left < 0:
                     raise KeyboardInterrupt
-                run(steps)
 
-            inside._calls.run = broken
+            if calls == "public":
+                inside._simulate = partial(simulated, how=run)
+            else:  # within it, before it has counted the steps
+                how = partial(simulated, how=nest.Simulate)
+                inside._nest = SimpleNamespace(Simulate=how, biological_time=0.0)
             with pytest.raises(KeyboardInterrupt):
                 session.run(np.full((9, 1, 4), 5.0))
-            inside._calls.run = run
+            inside._simulate, inside._nest = run, nest
             same(session.run(drive, record_spikes=True), want)
 
 
@@ -339,7 +345,7 @@ def test_what_it_cannot_do_is_refused_with_every_reason() -> None:
 @installed
 def test_other_calls_than_the_two_are_refused() -> None:
     tested = network("4-16-16-2", "zero")
-    with pytest.raises(BackendError, match="calls is 'fast', wanted one of 'public', 'kernel'"):
+    with pytest.raises(BackendError, match="calls is 'fast', wanted 'public' or 'kernel'"):
         backends.get("pynn:nest").compile(tested, calls="fast")
 
 
@@ -347,12 +353,13 @@ def test_other_calls_than_the_two_are_refused() -> None:
 def test_a_nest_without_the_kernels_calls_is_named_and_frees_the_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from nest import nestkernel_api
+    from spikerl.backends import pynn_nest
 
     tested = network("4-16-16-2", "zero")
+    lacking = ((None, None), "NEST 9 lacks calls it had")
     with monkeypatch.context() as patched:
-        patched.delattr(nestkernel_api, "llapi_set_nc_status")
-        with pytest.raises(BackendError, match="lacks the calls of calls='kernel'"):
+        patched.setattr(pynn_nest, "kernel_calls", lambda nest: lacking)
+        with pytest.raises(BackendError, match=r"NEST 9 lacks calls it had; use calls='public'"):
             backends.get("pynn:nest").compile(tested, calls="kernel")
     backends.get("pynn:nest").compile(tested, calls="kernel").close()
 

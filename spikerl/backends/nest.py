@@ -85,7 +85,7 @@ class NestBackend:
         calls = options.get("calls", "auto")
         if calls not in ("auto", "kernel", "public"):
             raise BackendError(f"calls is {calls!r}, wanted 'auto', 'kernel' or 'public'")
-        lacking = kernel_calls(_imported())[1]
+        lacking = kernel_calls(imported())[1]
         if calls == "kernel" and lacking:
             raise BackendError(f"calls='kernel' is not possible: {lacking}; use calls='public'")
         public = calls == "public" or bool(lacking)
@@ -100,24 +100,19 @@ class NestSession(Session):
     """
 
     calls = "public"
+    back_end = NestBackend.name
     _open: ClassVar[ref[Session] | None] = None  # of any back end that has NEST's kernel
 
     def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
-        other = NestSession._open() if NestSession._open is not None else None
-        if other is not None and not other.closed:
-            raise BackendError(
-                f"NEST has one kernel per process and another {other.backend!r} session is open: "
-                "close it first, or give each a process with HardwarePolicy(..., "
-                "isolation='process')"
-            )
-        self._nest = _imported()
+        require_no_other()
+        self._nest = imported()
         self._batch = batch_size
         self._first: list[Layer] = []
-        self._layers: list[_Nodes] = []
-        with _one_thread():
+        self._layers: list[Nodes] = []
+        with one_thread():
             self._clear()
             self._build(network)
-        super().__init__(NestBackend.name, network, batch_size)
+        super().__init__(self.back_end, network, batch_size)
         NestSession._open = ref(self)
 
     def _clear(self) -> None:
@@ -137,7 +132,7 @@ class NestSession(Session):
                 pending = []
 
     def _add(self, layer: NeuronLayer, stack: list[Layer]) -> None:
-        nodes = _Nodes(self._nest, layer, self._batch)
+        nodes = Nodes(self._nest, layer, self._batch)
         if not self._layers:
             self._first = stack
         else:
@@ -153,9 +148,9 @@ class NestSession(Session):
 
     def _connect(
         self,
-        before: _Nodes,
+        before: Nodes,
         senders: IntArray,
-        after: _Nodes,
+        after: Nodes,
         targets: IntArray,
         weights: FloatArray,
     ) -> None:
@@ -172,7 +167,7 @@ class NestSession(Session):
             )
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
-        with _one_thread():
+        with one_thread():
             return self._decide(drive, record_spikes)
 
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
@@ -218,11 +213,21 @@ class NestSession(Session):
 
     def _close(self) -> None:
         self._layers = []
-        with _one_thread():
+        with one_thread():
             self._nest.ResetKernel()
 
 
-class _Nodes:
+def require_no_other() -> None:
+    """Raise BackendError while a session on NEST's kernel is open in this process."""
+    other = NestSession._open() if NestSession._open is not None else None
+    if other is not None and not other.closed:
+        raise BackendError(
+            f"NEST has one kernel per process and another {other.backend!r} session is open: close "
+            "it first, or give each a process with HardwarePolicy(..., isolation='process')"
+        )
+
+
+class Nodes:
     """The copies of one layer of neurons in NEST, and the recorder of its spikes.
 
     numbers: [batch_size, n] node numbers.  late: I_e set before a step acts in the one after it.
@@ -237,15 +242,23 @@ class _Nodes:
         self._shape = (batch_size, n)
         self.lift = EDGE if self.late else 0.0
         self.start_at = np.tile(np.broadcast_to(layer.v_init, n), batch_size) + self.lift
-        model = "eprop_iaf" if self.late else "iaf_psc_delta"
+        threshold = np.tile(np.broadcast_to(layer.v_threshold, n), batch_size)
         own = {} if self.late else {"V_th": NEVER, "V_reset": 0.0}
-        self.nodes = nest.Create(model, n * batch_size, params={**COMMON, **own})
+        model = "eprop_iaf" if self.late else "iaf_psc_delta"
+        self.nodes = self._made(nest, model, {**COMMON, **own}, threshold - EDGE * (not self.late))
         if layer.spiking:
-            threshold = np.tile(np.broadcast_to(layer.v_threshold, n), batch_size)
-            self.nodes.V_th = threshold - (0.0 if self.late else EDGE)
             self.recorder = nest.Create("spike_recorder")
             nest.Connect(self.nodes, self.recorder)
         self.numbers = np.array(self.nodes.tolist(), dtype=np.int64).reshape(self._shape)
+
+    def _made(
+        self, nest: Any, model: str, parameters: dict[str, float], threshold: FloatArray
+    ) -> Any:
+        """The neurons of all copies; threshold [batch_size * n], for those that spike."""
+        nodes = nest.Create(model, len(threshold), params=parameters)
+        if self.spiking:
+            nodes.V_th = threshold
+        return nodes
 
     def bias(self, bias: FloatArray) -> None:
         """Set the constant current of every neuron [n]."""
@@ -289,7 +302,7 @@ _pools: tuple[int, list[Any]] = (0, [])  # modules at the last search, OpenMP ru
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A context in which OpenMP has one thread, as NEST's kernel was built for.
 
     NEST and torch share an OpenMP runtime where both are loaded. After torch.set_num_threads(2) a
@@ -312,7 +325,7 @@ def _one_thread() -> Iterator[None]:
             pool.set_num_threads(n)
 
 
-def _imported() -> Any:
+def imported() -> Any:
     """The nest module, without its banner on stdout."""
     before = os.environ.get("PYNEST_QUIET")
     os.environ["PYNEST_QUIET"] = "1"

@@ -18,7 +18,7 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from spikerl.backends.nest import NestSession, _imported, _one_thread
+from spikerl.backends.nest import NestSession, imported, one_thread
 from spikerl.connections import neuron_bias, synapses
 from spikerl.errors import BackendError
 from spikerl.network import FloatArray, Layer, NeuronLayer, Recording, SpikingNetwork
@@ -45,14 +45,19 @@ class KernelSession(NestSession):
     calls = "kernel"
 
     def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
-        (self._set, self._get), _ = kernel_calls(_imported())
+        (self._set, self._get), _ = kernel_calls(imported())
         self._now = 0.0  # ms since the kernel was emptied
+        self._whole = True  # whether the last decision went through
         self._floor = FLOOR
         self._pending: ref[_Unread] | None = None
         super().__init__(network, batch_size)
 
     def _build(self, network: SpikingNetwork) -> None:
         super()._build(network)
+        self._wire(network)
+
+    def _wire(self, network: SpikingNetwork) -> None:
+        """Connect the clamp to the nodes in self._layers, and run the first step."""
         self._fall = _steepest_falls(network)
         self._start = max(float(np.abs(nodes.start_at).max()) for nodes in self._layers)
         nest = self._nest
@@ -82,6 +87,9 @@ class KernelSession(NestSession):
 
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
         self._read_pending()
+        if not self._whole:  # the decision before was interrupted
+            self._now = float(self._nest.biological_time)
+        self._whole = False
         steps, rows, _ = drive.shape
         constant = drive.strides[0] == 0
         currents = [self._currents(x) for x in (drive[:1] if constant else drive)]
@@ -107,6 +115,7 @@ class KernelSession(NestSession):
                 self._simulate(1)
         found = _Unread.of(self, steps, rows, self._potentials(-1)[:rows], self._now - steps)
         self._pending = ref(found)
+        self._whole = True
         if record_spikes:
             found.read(with_spikes=True)
         return found
@@ -144,7 +153,7 @@ class KernelSession(NestSession):
 
     def _left(self, begin: float, steps: int) -> tuple[list[FloatArray], list[NDArray[np.bool_]]]:
         """Potentials [batch_size, n] and spikes [T, batch_size, n] of the decision just made."""
-        with _one_thread():
+        with one_thread():
             potentials = [self._potentials(i) for i in range(len(self._layers))]
             self._simulate(1)  # the recorders hear of the last step's spikes now
             spikes = [

@@ -30,15 +30,15 @@ from spikerl.backends.base import (
     self_tested,
 )
 from spikerl.backends.nest import (
-    COMMON,
     DEPTH,
-    EDGE,
-    NEVER,
     NestBackend,
     NestSession,
-    _imported,
-    _one_thread,
+    Nodes,
+    imported,
+    one_thread,
+    require_no_other,
 )
+from spikerl.backends.nest_kernel import KernelSession, kernel_calls
 from spikerl.backends.pynn import (
     connection_lists,
     drive_currents,
@@ -83,34 +83,32 @@ class PynnNestBackend:
         require_runnable(self, network, batch_size)
         refuse_options(self.name, options, ("calls",))
         calls = options.get("calls", "public")
-        if calls not in CALLS:
-            raise BackendError(f"calls is {calls!r}, wanted one of {', '.join(map(repr, CALLS))}")
-        return self_tested(PynnNestSession(network, batch_size, CALLS[calls]), self.capabilities)
+        if calls not in ("public", "kernel"):
+            raise BackendError(f"calls is {calls!r}, wanted 'public' or 'kernel'")
+        if calls == "kernel" and (lacking := kernel_calls(imported())[1]):
+            raise BackendError(f"calls='kernel' is not possible: {lacking}; use calls='public'")
+        session = PynnNestSession if calls == "public" else PynnKernelSession
+        return self_tested(session(network, batch_size), self.capabilities)
 
 
 class PynnNestSession(Session):
     """A network in NEST's kernel, made by PyNN; every run() starts at v_init."""
 
-    def __init__(self, network: SpikingNetwork, batch_size: int, calls: type[PublicCalls]) -> None:
-        other = NestSession._open() if NestSession._open is not None else None
-        if other is not None and not other.closed:
-            raise BackendError(
-                f"NEST has one kernel per process and another {other.backend!r} session is open: "
-                "close it first, or give each a process with HardwarePolicy(..., "
-                "isolation='process')"
-            )
-        self._nest = _imported()
+    def __init__(self, network: SpikingNetwork, batch_size: int) -> None:
+        require_no_other()
+        self._nest = imported()
         self._sim = simulator("nest")
-        self._calls = calls(self._nest, self._sim)
         self._batch = batch_size
         self._layers: list[_Population] = []
         self._first: list[Layer] = []
         self._now = 0  # steps since the kernel was emptied
         self._swallowed = False  # whether no spike is under way
-        with _one_thread(), expected_warnings():
+        with one_thread(), expected_warnings():
             try:
-                self._setup()
-                self._build(network)
+                _set_up(self._nest, self._sim)
+                self._first, self._layers = _populations(
+                    self._nest, self._sim, network, self._batch
+                )
                 self._sim.run(STEP_MS)
             except BaseException:
                 self._close()
@@ -118,51 +116,8 @@ class PynnNestSession(Session):
         super().__init__(PynnNestBackend.name, network, batch_size)
         NestSession._open = ref(self)
 
-    def _setup(self) -> None:
-        self._nest.verbosity = self._nest.VerbosityLevel.ERROR
-        self._sim.setup(
-            timestep=STEP_MS,
-            min_delay=STEP_MS,
-            max_delay=STEP_MS,
-            spike_precision="on_grid",  # else PyNN takes neurons that cannot do without a pause
-            threads=1,
-        )
-        self._nest.verbosity = self._nest.VerbosityLevel.ERROR
-        self._nest.spike_buffer_shrink_limit = 0.0  # else the kernel logs every resizing for ever
-
-    def _build(self, network: SpikingNetwork) -> None:
-        for layer, stack in stacks(network):
-            population = _Population(self._nest, self._sim, self._calls, layer, self._batch)
-            if not self._layers:
-                self._first = stack
-            else:
-                population.set_current(np.tile(neuron_bias(layer), (self._batch, 1)))
-                before = self._layers[-1]
-                for receptor, rows in connection_lists(
-                    stack, before.n, population.n, self._batch, 1, _UNITS
-                ):
-                    self._connect(before, population, receptor, rows)
-            if layer.recurrent_weight is not None:
-                for receptor, rows in recurrent_lists(
-                    layer.recurrent_weight, self._batch, 1, _UNITS
-                ):
-                    self._connect(population, population, receptor, rows)
-            self._layers.append(population)
-
-    def _connect(
-        self, before: _Population, after: _Population, receptor: str, rows: FloatArray
-    ) -> None:
-        sim = self._sim
-        sim.Projection(  # connects at once; calling the connector again would double all weights
-            before.cells,
-            after.cells,
-            sim.FromListConnector(rows),
-            sim.StaticSynapse(),
-            receptor_type=receptor,
-        )
-
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
-        with _one_thread():
+        with one_thread():
             return self._decide(drive, record_spikes)
 
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
@@ -179,14 +134,14 @@ class PynnNestSession(Session):
         for population in self._layers[1:]:
             population.start()
         if constant:
-            self._calls.run(steps)
+            self._simulate(steps)
         else:
-            self._calls.run(1)
+            self._simulate(1)
             for t in range(1, steps):
                 ahead = t + 1 if first.late else t
                 if ahead < steps:
                     first.set_current(self._currents(drive[ahead]))
-                self._calls.run(1)
+                self._simulate(1)
         self._now += steps
         potentials = tuple(population.potentials()[:rows] for population in self._layers)
         self._swallow()
@@ -202,9 +157,12 @@ class PynnNestSession(Session):
         """One step with all potentials out of reach; recorders hear of the last spikes in it."""
         for population in self._layers:
             population.sink()
-        self._calls.run(1)
+        self._simulate(1)
         self._now += 1
         self._swallowed = True
+
+    def _simulate(self, steps: int) -> None:
+        self._sim.run(steps * STEP_MS)
 
     def _currents(self, x: FloatArray) -> FloatArray:
         return drive_currents(self._first, x, self._batch)
@@ -216,127 +174,115 @@ class PynnNestSession(Session):
         for population in self._layers:
             release(population.cells)
         self._layers = []
-        with _one_thread():
+        with one_thread():
             self._sim.end()  # removes the temporary folder that every setup() makes
             self._nest.ResetKernel()
 
 
-class PublicCalls:
-    """What a decision asks of PyNN, and of NEST where PyNN has no answer."""
+class PynnKernelSession(KernelSession):
+    """A network in NEST's kernel, made by PyNN and decided upon as by the "nest" back end."""
 
-    def __init__(self, nest: Any, sim: Any) -> None:
-        self._nest, self._sim = nest, sim
+    back_end = PynnNestBackend.name
 
-    def run(self, steps: int) -> None:
-        """Simulate so many steps."""
-        self._sim.run(steps * STEP_MS)
+    def _clear(self) -> None:
+        self._sim = simulator("nest")
+        with expected_warnings():
+            _set_up(self._nest, self._sim)
 
-    def set_current(self, cells: Any, values: FloatArray) -> None:
-        """Set the current of every cell of a population [cells]."""
-        cells.set(I_e=values)
+    def _build(self, network: SpikingNetwork) -> None:
+        with expected_warnings():
+            self._first, made = _populations(self._nest, self._sim, network, self._batch)
+        self._layers = list(made)
+        self._wire(network)
 
-    def set_potential(self, cells: Any, values: FloatArray) -> None:
-        """Set the potential of every cell of a population [cells]."""
-        cells.initialize(V_m=values)
-
-    def potentials(self, cells: Any) -> FloatArray:
-        """The potential of every cell of a population: [cells]."""
-        return np.atleast_1d(np.array(cells.node_collection.V_m, dtype=np.float64))
-
-    def forget(self, recorder: Any) -> None:
-        """Delete the recorded spikes."""
-        recorder.n_events = 0
-
-    def events(self, recorder: Any) -> Any:
-        """The recorded spikes: arrays "times" and "senders"."""
-        return recorder.events
+    def _close(self) -> None:
+        for population in self._layers:
+            release(population.cells)  # type: ignore[attr-defined]
+        with one_thread():
+            self._read_pending()
+            self._sim.end()  # removes the temporary folder that every setup() makes
+        super()._close()
 
 
-class KernelCalls(PublicCalls):
-    """The same by the calls that NEST's own Python layer makes; raises BackendError without them.
-
-    NEST's set() first reads all parameters of all neurons; these calls do not.
-    """
-
-    def __init__(self, nest: Any, sim: Any) -> None:
-        super().__init__(nest, sim)
-        try:
-            from nest import nestkernel_api
-
-            self._set = nestkernel_api.llapi_set_nc_status
-            self._get = nestkernel_api.llapi_get_nc_status
-        except (ImportError, AttributeError) as error:
-            raise BackendError(
-                f"NEST {nest.__version__} lacks the calls of calls='kernel' ({error}); "
-                "leave it at calls='public'"
-            ) from error
-
-    def run(self, steps: int) -> None:
-        self._nest.Simulate(steps * STEP_MS)
-
-    def set_current(self, cells: Any, values: FloatArray) -> None:
-        self._set(cells.node_collection._datum, [{"I_e": value} for value in values.tolist()])
-
-    def set_potential(self, cells: Any, values: FloatArray) -> None:
-        self._set(cells.node_collection._datum, [{"V_m": value} for value in values.tolist()])
-
-    def potentials(self, cells: Any) -> FloatArray:
-        found = self._get(cells.node_collection._datum)["V_m"]
-        return np.atleast_1d(np.array(found, dtype=np.float64))
-
-    def forget(self, recorder: Any) -> None:
-        self._set(recorder._datum, [{"n_events": 0}])
-
-    def events(self, recorder: Any) -> Any:
-        (events,) = self._get(recorder._datum)["events"]
-        return events
+def _set_up(nest: Any, sim: Any) -> None:
+    nest.verbosity = nest.VerbosityLevel.ERROR
+    sim.setup(
+        timestep=STEP_MS,
+        min_delay=STEP_MS,
+        max_delay=STEP_MS,
+        spike_precision="on_grid",  # else PyNN takes neurons that cannot do without a pause
+        threads=1,
+    )
+    nest.verbosity = nest.VerbosityLevel.ERROR
+    nest.spike_buffer_shrink_limit = 0.0  # else the kernel logs every resizing for ever
 
 
-CALLS: dict[str, type[PublicCalls]] = {"public": PublicCalls, "kernel": KernelCalls}
+def _populations(
+    nest: Any, sim: Any, network: SpikingNetwork, batch: int
+) -> tuple[list[Layer], list[_Population]]:
+    """The layers that numpy applies to the drive, and the connected populations."""
+    made: list[_Population] = []
+    first: list[Layer] = []
+    for layer, stack in stacks(network):
+        population = _Population(nest, sim, layer, batch)
+        if not made:
+            first = stack
+        else:
+            population.set_current(np.tile(neuron_bias(layer), (batch, 1)))
+            before = made[-1]
+            for receptor, rows in connection_lists(stack, before.n, population.n, batch, 1, _UNITS):
+                _connect(sim, before, population, receptor, rows)
+        if layer.recurrent_weight is not None:
+            for receptor, rows in recurrent_lists(layer.recurrent_weight, batch, 1, _UNITS):
+                _connect(sim, population, population, receptor, rows)
+        made.append(population)
+    return first, made
 
 
-class _Population:
+def _connect(
+    sim: Any, before: _Population, after: _Population, receptor: str, rows: FloatArray
+) -> None:
+    sim.Projection(  # connects at once; calling the connector again would double all weights
+        before.cells,
+        after.cells,
+        sim.FromListConnector(rows),
+        sim.StaticSynapse(),
+        receptor_type=receptor,
+    )
+
+
+class _Population(Nodes):
     """The copies of one layer of neurons as a PyNN population, and the recorder of its spikes.
 
-    n:    neurons of one copy.
+    n:       neurons of one copy.
     current: [batch_size, n], the last one that was set.
-    late: a current set before a step acts in the one after it (eprop_iaf).
     """
 
-    def __init__(
-        self, nest: Any, sim: Any, calls: PublicCalls, layer: NeuronLayer, batch_size: int
-    ) -> None:
+    def __init__(self, nest: Any, sim: Any, layer: NeuronLayer, batch_size: int) -> None:
+        self._sim = sim
         self.n = layer.n_out
-        self._calls = calls
-        self.spiking = layer.spiking
-        self.late = layer.spiking and layer.reset == "subtract"
-        self._shape = (batch_size, self.n)
-        self._lift = EDGE if self.late else 0.0
-        start = np.tile(np.broadcast_to(layer.v_init, self.n), batch_size) + self._lift
-        self._start = _UNITS.potential.to_pynn(start)
-        self._sink = _UNITS.potential.to_pynn(np.full(start.shape, DEPTH))
-        self.current: FloatArray = np.zeros(self._shape)
-        model = sim.native_cell_type("eprop_iaf" if self.late else "iaf_psc_delta")
+        self.current: FloatArray = np.zeros((batch_size, self.n))
+        super().__init__(nest, layer, batch_size)
+        self._start = _UNITS.potential.to_pynn(self.start_at)
+        self._sink = _UNITS.potential.to_pynn(np.full(self.start_at.shape, DEPTH))
+
+    def _made(
+        self, nest: Any, model: str, parameters: dict[str, float], threshold: FloatArray
+    ) -> Any:
+        native = self._sim.native_cell_type(model)
         # PyNN would also set what NEST lists but does not let be set
-        kind = type(model.__name__, (model,), {"default_initial_values": {"V_m": 0.0}})
-        own = {} if self.late else {"V_th": NEVER, "V_reset": 0.0}
-        capacitance = {"C_m": _UNITS.capacitance}
-        self.cells = sim.Population(
-            self.n * batch_size, kind(**{**COMMON, **capacitance, **own}), label=None
-        )
-        if layer.spiking:
-            threshold = np.tile(np.broadcast_to(layer.v_threshold, self.n), batch_size)
-            lowered = threshold - (0.0 if self.late else EDGE)
+        kind = type(native.__name__, (native,), {"default_initial_values": {"V_m": 0.0}})
+        cell = kind(**{**parameters, "C_m": _UNITS.capacitance})
+        self.cells = self._sim.Population(len(threshold), cell, label=None)
+        if self.spiking:
             # not in the constructor: NEST refuses PyNN's arrays there
-            self.cells.set(V_th=_UNITS.potential.to_pynn(lowered))
-            self._recorder = nest.Create("spike_recorder")
-            nest.Connect(self.cells.node_collection, self._recorder)
-        self._number = int(self.cells.node_collection[0].tolist()[0])
+            self.cells.set(V_th=_UNITS.potential.to_pynn(threshold))
+        return self.cells.node_collection
 
     def set_current(self, current: FloatArray) -> None:
         """Set the current of every copy [batch_size, n]."""
         self.current = current
-        self._calls.set_current(self.cells, _UNITS.current.to_pynn(current.reshape(-1)))
+        self.cells.set(I_e=_UNITS.current.to_pynn(current.reshape(-1)))
 
     def start_driven(self, now: FloatArray, following: FloatArray) -> None:
         """Put all potentials to v_init, with a current in the first step and one afterwards.
@@ -353,25 +299,10 @@ class _Population:
 
     def start(self, more: FloatArray | float = 0.0) -> None:
         """Put all potentials to v_init and forget recorded spikes."""
-        self._calls.set_potential(self.cells, self._start + more)
+        self.cells.initialize(V_m=self._start + more)
         if self.spiking:
-            self._calls.forget(self._recorder)
+            self.recorder.n_events = 0
 
     def sink(self) -> None:
         """Put all potentials out of reach of a threshold."""
-        self._calls.set_potential(self.cells, self._sink)
-
-    def potentials(self) -> FloatArray:
-        """Potentials after the last step: [batch_size, n]."""
-        v = self._calls.potentials(self.cells)
-        potentials: FloatArray = _UNITS.potential.from_pynn(v.reshape(self._shape)) - self._lift
-        return potentials
-
-    def spikes(self, begin: int, steps: int) -> NDArray[np.bool_]:
-        """Spikes of the steps after step `begin`: [T, batch_size, n]."""
-        found = np.zeros((steps, *self._shape), dtype=np.bool_)
-        events = self._calls.events(self._recorder)
-        step = np.rint(np.asarray(events["times"]) / STEP_MS).astype(np.int64) - begin - 1
-        which = np.asarray(events["senders"]).astype(np.int64) - self._number
-        found.reshape(steps, -1)[step, which] = True
-        return found
+        self.cells.initialize(V_m=self._sink)
