@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise, product
 from typing import Any
@@ -26,6 +27,7 @@ from spikerl.network import Dense, FloatArray, SpikingNetwork
 
 NETS = ("4-16-16-2", "8-64-64-4", "8-256-256-4")
 SB3, TORCH_LOOP, CPU_FLOAT32 = "sb3 predict", "torch loop", "cpu float32"
+ALONE = ", steps alone"  # of a simulator, without input, reset and read-out: the least there can be
 
 Decide = Callable[[], Any]
 
@@ -203,6 +205,8 @@ def _combination(
                 notes.append(f"{name} left out on {net}: {error}")
                 continue
             contenders[name] = _session_decision(session, drive)
+            if alone := getattr(session, "simulate_alone", None):
+                contenders[name + ALONE] = partial(alone, steps)
             if rate is None:  # the same for all of them, by the contract
                 counts = np.concatenate(session.run(drive).counts, axis=1)
                 rate = float(counts.mean()) / steps
@@ -211,6 +215,12 @@ def _combination(
             if find_spec("stable_baselines3") is not None:
                 contenders[SB3] = _sb3_decision(net, observations)
         speeds = {n: batch / s for n, s in _take_turns(contenders, seconds, quick).items()}
+    for name in [name for name in names if name + ALONE in speeds]:
+        times = speeds[name + ALONE] / speeds[name]
+        notes.append(
+            f"{name}, {net}, T = {steps}, batch {batch}: a decision takes {times:.2f} times as "
+            "long as the simulator takes for the steps alone"
+        )
     for name, speed in speeds.items():
         yield BenchRow(
             net=net,
@@ -220,7 +230,7 @@ def _combination(
             decisions_per_cpu_second=speed,
             ratio_to_sb3=speed / speeds[SB3] if SB3 in speeds else None,
             ratio_to_torch_loop=speed / speeds[TORCH_LOOP] if TORCH_LOOP in speeds else None,
-            mean_rate=None if name == SB3 else rate,
+            mean_rate=None if name == SB3 or name.endswith(ALONE) else rate,
         )
 
 

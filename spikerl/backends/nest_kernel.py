@@ -85,6 +85,16 @@ class KernelSession(NestSession):
         self._nest.Simulate(float(steps))
         self._now += steps
 
+    def simulate_alone(self, steps: int) -> None:
+        """Let the kernel simulate so many steps and nothing else: no decision can be faster."""
+        self._check_open()
+        self._read_pending()
+        with one_thread():
+            for nodes in self._layers:
+                if nodes.spiking:
+                    self._set(nodes.recorder._datum, [{"n_events": 0}])
+            self._simulate(steps)
+
     def _decide(self, drive: FloatArray, record_spikes: bool) -> Recording:
         self._read_pending()
         if not self._whole:  # the decision before was interrupted
