@@ -63,6 +63,15 @@ def convert(
     neurons_per_unit: Annotated[
         int | None, typer.Option(help="Neurons for each unit of the source; default: as needed.")
     ] = None,
+    target_agreement: Annotated[
+        float | None, typer.Option(help="Search the cheapest setting with this share, up to -T.")
+    ] = None,
+    target_error: Annotated[
+        float | None, typer.Option(help="The same for continuous actions: error in %.")
+    ] = None,
+    max_neurons: Annotated[
+        int | None, typer.Option(help="Spiking neurons in such a search.")
+    ] = None,
     delay_steps: Annotated[
         int, typer.Option(help="Steps until the next layer hears a spike; 1 on NEST and chips.")
     ] = 0,
@@ -93,6 +102,9 @@ def convert(
             decoder=decoder,
             readout=readout,
             neurons_per_unit=neurons_per_unit,
+            target_agreement=target_agreement,
+            target_error=target_error,
+            max_neurons=max_neurons,
             delay_steps=delay_steps,
             vecnormalize=vecnormalize,
             seed=seed,

@@ -1,8 +1,9 @@
 """convert(): a trained SB3 policy becomes a SpikingAgent, with a report of how faithful it is.
 
-Imports torch and SB3. The steps: read the source (checkpoints), take its network apart (stack), get
-observations (observations, environments), set thresholds and build (thresholds, build), measure
-(fidelity).
+Imports torch and SB3. The steps: read the source (sources, checkpoints), take its network apart
+(algorithms, tracing) and check that it was understood (verification), get observations
+(observations, environments), make a network (candidate: ramps, thresholds, build), perhaps of the
+cheapest setting that will do (search), and measure it (fidelity).
 """
 
 from __future__ import annotations
@@ -17,19 +18,15 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from spikerl.agent import SpikingAgent, checked_seed, checked_whole
-from spikerl.conversion import build, fidelity
+from spikerl.conversion import build, candidate, fidelity, search
 from spikerl.conversion import observations as observing
-from spikerl.conversion.ramps import rewritten
 from spikerl.conversion.sources import Source, open_source
-from spikerl.conversion.stack import PlainLayer
-from spikerl.conversion.thresholds import RULES, thresholds
+from spikerl.conversion.thresholds import RULES
 from spikerl.conversion.verification import verify
-from spikerl.encoding import Encoder
 from spikerl.errors import ConversionError, ConversionWarning
-from spikerl.network import RESETS, FloatArray, Reset, SpikingNetwork
+from spikerl.network import RESETS, Reset
 
 _RULES = {
     "v_init": 0.5,
@@ -39,6 +36,10 @@ _RULES = {
     "delay_steps": 0,
     "neurons_per_unit": None,
     "tolerance": 0.002,
+    "target_agreement": None,
+    "target_error": None,
+    "max_sim_steps": None,
+    "max_neurons": None,
     "vecnormalize": None,
     "algo": None,
     "observation_space": None,
@@ -89,9 +90,14 @@ def convert(
     (mean error of the ramps as a share of the activation's standard deviation), vecnormalize (path
     or object), algo (the algorithm a file must be of), observation_space, action_space.
 
+    With target_agreement (a share) or, for continuous actions, target_error (in %) the cheapest
+    setting that meets it is searched, up to max_sim_steps (sim_steps) steps and max_neurons (any
+    number of) spiking neurons: sim_steps and neurons_per_unit are chosen by calibration
+    observations alone, provenance["search"] holds what was tried.
+
     Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
     """
-    recipe, options = _checked(
+    recipe, goal, options = _checked(
         rules,
         sim_steps=sim_steps,
         reset=reset,
@@ -106,41 +112,17 @@ def convert(
     preprocessing = origin.preprocessing
     verify(origin, sets.held_out)
     rows = preprocessing(sets.calibration)
-    stack, ramps = rewritten(
-        origin.stack,
-        rows,
-        recipe.threshold,
-        recipe.percentile,
-        recipe.neurons_per_unit,
-        recipe.tolerance,
-    )
-    under_way = recipe.delay_steps * (len(stack.layers) - 1)
-    if under_way >= recipe.sim_steps:
-        raise ConversionError(
-            f"spikes take delay_steps={recipe.delay_steps} after each of {len(stack.layers) - 1} "
-            f"spiking layers, {under_way} in all: none arrives within sim_steps={recipe.sim_steps}"
-        )
-    theta = thresholds(stack, rows, recipe.threshold, recipe.percentile)
-    encoder = build.make_encoder(recipe, rows)
-    hidden = build.make_hidden(stack, theta, encoder, recipe)
-    last = build.last_layer(stack, theta, encoder)
-    penalty = None
-    if recipe.readout != "copied" and hidden:
-        spiking = SpikingNetwork((*hidden, *build.read_out(last)))
-        last, penalty = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
-    values = origin.stack.values(rows)
-    network, decoder = build.close_network(hidden, last, values, stack, recipe)
+    tried: list[search.Tried] = []
+    if goal is not None:
+        with _noted() as more:
+            recipe, tried = search.cheapest(origin, rows, recipe, goal, seed)
+        notes += more
+    made = candidate.made(origin, rows, recipe, seed)
     trial = fidelity.Trial(
         source=origin.stack,
-        stack=stack,
-        ramps=ramps,
-        network=network,
-        decoder=decoder,
-        encoder=encoder,
-        theta=theta,
-        penalty=penalty,
+        made=made,
         action_space=origin.action_space,
-        sim_steps=sim_steps,
+        sim_steps=recipe.sim_steps,
         calibration=rows,
         held_out=preprocessing(sets.held_out),
         groups=sets.groups,
@@ -148,11 +130,11 @@ def convert(
         seed=seed,
     )
     return SpikingAgent(
-        network=network,
+        network=made.network,
         preprocessing=preprocessing,
-        encoder=encoder,
-        decoder=decoder,
-        sim_steps=sim_steps,
+        encoder=made.encoder,
+        decoder=made.decoder,
+        sim_steps=recipe.sim_steps,
         observation_space=origin.observation_space,
         action_space=origin.action_space,
         provenance={
@@ -161,7 +143,8 @@ def convert(
             "observations": sets.origin,
             "n_calibration": len(rows),
             "seed": seed,
-            "recipe": {**asdict(recipe), "penalty": penalty},
+            "recipe": {**asdict(recipe), "penalty": made.penalty},
+            "search": [asdict(entry) for entry in tried],
             "versions": _versions(),
         },
         report=fidelity.make_report(trial, notes),
@@ -177,8 +160,13 @@ def check_arguments(**arguments: Any) -> None:
     _checked(values["rules"], **settings)
 
 
-def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[str, Any]]:
-    """The recipe and the source's options; raises ConversionError with every bad argument."""
+def _checked(
+    rules: dict[str, Any], **given: Any
+) -> tuple[build.Recipe, search.Goal | None, dict[str, Any]]:
+    """The recipe, the goal of a search if there is one, and the source's options.
+
+    Raises ConversionError with every bad argument.
+    """
     unknown = sorted(set(rules) - set(_RULES))
     options = {**_RULES, **rules}
     percentile, v_init, delay = given["percentile"], options["v_init"], options["delay_steps"]
@@ -209,6 +197,7 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         problems.append(f"percentile must be in (0, 100], found {percentile!r}")
     if not (_is_number(v_init) and 0 <= v_init < 1):
         problems.append(f"v_init is a share of the threshold in [0, 1), found {v_init!r}")
+    problems += _goal_problems(options)
     if problems:
         raise ConversionError("these arguments cannot be used", problems)
     recipe = build.Recipe(
@@ -224,49 +213,41 @@ def _checked(rules: dict[str, Any], **given: Any) -> tuple[build.Recipe, dict[st
         neurons_per_unit=None if per_unit is None else int(per_unit),
         tolerance=float(tolerance),
     )
-    return recipe, options
+    return recipe, _goal(options, recipe.sim_steps), options
+
+
+def _goal_problems(options: dict[str, Any]) -> Iterator[str]:
+    share, error = options["target_agreement"], options["target_error"]
+    limits = {name: options[name] for name in ("max_sim_steps", "max_neurons")}
+    if share is not None and not (_is_number(share) and 0 < share <= 1):
+        yield f"target_agreement is a share in (0, 1], found {share!r}"
+    if error is not None and not (_is_number(error) and error > 0):
+        yield f"target_error must be a number of per cent > 0, found {error!r}"
+    if share is not None and error is not None:
+        yield "target_agreement is for choices, target_error for continuous actions: pass one"
+    for name, value in limits.items():
+        if value is not None:
+            yield from checked_whole(name, value)
+            if share is None and error is None:
+                yield f"{name} limits a search: pass target_agreement= or target_error= too"
+    if options["neurons_per_unit"] is not None and (share is not None or error is not None):
+        yield "neurons_per_unit is what a search finds: leave it out, or the target"
+
+
+def _goal(options: dict[str, Any], sim_steps: int) -> search.Goal | None:
+    share, error = options["target_agreement"], options["target_error"]
+    if share is None and error is None:
+        return None
+    return search.Goal(
+        target=float(error if share is None else share),
+        continuous=share is None,
+        max_sim_steps=int(options["max_sim_steps"] or sim_steps),
+        max_neurons=options["max_neurons"],
+    )
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _fitted(
-    origin: Source,
-    network: SpikingNetwork,
-    encoder: Encoder,
-    last: PlainLayer,
-    rows: FloatArray,
-    recipe: build.Recipe,
-    seed: int,
-) -> tuple[PlainLayer, float | None]:
-    """The last layer fitted to the hidden layers' spikes, and the penalty of the fit.
-
-    "auto" compares copied weights and fits of several penalties on rows kept out of the fit.
-    """
-    stack = origin.stack
-    some, kept = fidelity.fitting_rows(rows, seed)
-    both = np.concatenate([some, kept])
-    counts = fidelity.recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
-    rates, target = build.seen(last, counts / recipe.sim_steps), stack.values(both)
-    n = len(some)
-
-    def fit(penalty: float) -> PlainLayer:
-        return build.fitted(last, rates[:n], target[:n], stack.head, penalty)
-
-    if recipe.readout == "fitted" or not len(kept):
-        return fit(build.RIDGE[0]), build.RIDGE[0]
-    candidates: list[tuple[PlainLayer, float | None]] = [(fit(p), p) for p in build.RIDGE]
-    candidates.append((last, None))
-
-    def quality(candidate: tuple[PlainLayer, float | None]) -> float:
-        layer, _ = candidate
-        values = rates[n:] @ layer.weight.T + layer.bias
-        estimate = fidelity.action_quality(values, target[n:], stack, origin.action_space)
-        continuous = isinstance(origin.action_space, spaces.Box)
-        return -estimate.value if continuous else estimate.value
-
-    return max(candidates, key=quality)
 
 
 def _observe(

@@ -14,116 +14,33 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from spikerl import backends
 from spikerl.conversion.build import fitted, last_layer, seen
+from spikerl.conversion.candidate import FIT_ROWS, Candidate, action_quality, fitting_rows
 from spikerl.conversion.gaps import gap_report
-from spikerl.conversion.ramps import Ramps
+from spikerl.conversion.simulation import rates_by_steps, recordings
 from spikerl.conversion.stack import PlainStack
-from spikerl.decoding import Categorical, Decoder
-from spikerl.encoding import Encoder
-from spikerl.metrics import error_unit, percent_error
+from spikerl.decoding import Categorical
+from spikerl.metrics import error_unit
 from spikerl.network import FloatArray, Recording, SpikingNetwork
 from spikerl.report import ConversionReport, LayerReport
-from spikerl.statistics import Estimate, mean, share
+from spikerl.statistics import Estimate
 
-BATCH = 250
-FIT_ROWS = 3000
 LONGEST = 1024  # steps: the search for a sufficient T ends here,
 WORK = 2.5e11  # or where it would take more additions than this, some seconds
 TARGETS = {"agreement": 0.99, "action_error": 1.0}  # per cent of the range for the error
-
-
-def recordings(
-    network: SpikingNetwork,
-    encoder: Encoder,
-    rows: FloatArray,
-    sim_steps: int,
-    seed: int,
-    record_spikes: bool = False,
-) -> Recording:
-    """One decision of sim_steps for every row, on the cpu back end."""
-    parts = []
-    rng = np.random.default_rng(seed)
-    with backends.get("cpu").compile(network, batch_size=min(BATCH, len(rows))) as session:
-        for start in range(0, len(rows), BATCH):
-            session.reset()
-            drive = encoder.encode(rows[start : start + BATCH], sim_steps, rng)
-            parts.append(session.run(drive, record_spikes=record_spikes))
-    return Recording.joined(parts)
-
-
-def rates_by_steps(
-    network: SpikingNetwork,
-    layer: int,
-    encoder: Encoder,
-    rows: FloatArray,
-    steps: list[int],
-    seed: int,
-) -> Iterator[FloatArray]:
-    """Spikes per step [B, n] of one spiking layer after each of the growing numbers of steps.
-
-    One simulation that goes on from one number to the next, so all of them cost what the last does.
-    """
-    rng = np.random.default_rng(seed)
-    counts = np.zeros((len(rows), network.spiking_layers[layer].n_out), dtype=np.int64)
-    starts = range(0, len(rows), BATCH)
-    sessions = [
-        backends.get("cpu").compile(network, batch_size=min(BATCH, len(rows) - s)) for s in starts
-    ]
-    try:
-        done = 0
-        for total in steps:
-            for start, session in zip(starts, sessions, strict=True):
-                part = slice(start, start + BATCH)
-                drive = encoder.encode(rows[part], total - done, rng)
-                counts[part] += session.run(drive).counts[layer]
-            done = total
-            yield counts / total
-    finally:
-        for session in sessions:
-            session.close()
-
-
-def action_quality(
-    values: FloatArray,
-    source_values: FloatArray,
-    stack: PlainStack,
-    action_space: spaces.Space[Any],
-    groups: NDArray[np.int64] | None = None,
-    unit: str = "episodes",
-) -> Estimate:
-    """Agreement of the greedy actions, or their error in % of the range for a Box.
-
-    groups: [B], rows that are alike, for the interval; unit: what a group is.
-    """
-    rng = np.random.default_rng(0)  # unused: the actions are deterministic
-    ours = stack.head.action(values, True, rng)
-    theirs = stack.head.action(source_values, True, rng)
-    if isinstance(action_space, spaces.Box):
-        return mean(percent_error(ours, theirs, action_space), groups, unit=unit)
-    return share((ours == theirs).reshape(len(ours), -1).all(axis=1), groups, unit=unit)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
     """A finished conversion and what it is to be measured with.
 
-    source:   the plain stack of the source.
-    stack:    the same with ReLUs only, which the network was built from; ramps: how.
-    theta:    [units] per hidden layer.
-    penalty:  of the fit of the last layer, None if it is copied.
+    source: the plain stack of the source.
     calibration, held_out: rows [B, n_in].
-    groups:   [B], the episode or block of time (unit) of each held-out row.
+    groups: [B], the episode or block of time (unit) of each held-out row.
     """
 
     source: PlainStack
-    stack: PlainStack
-    ramps: list[Ramps]
-    network: SpikingNetwork
-    decoder: Decoder
-    encoder: Encoder
-    theta: list[FloatArray]
-    penalty: float | None
+    made: Candidate
     action_space: spaces.Space[Any]
     sim_steps: int
     calibration: FloatArray
@@ -150,7 +67,7 @@ class Trial:
     def quality(self, values: FloatArray) -> Estimate:
         """Agreement or action error of values for the held-out rows."""
         return action_quality(
-            values, self.source_values, self.stack, self.action_space, self.groups, self.unit
+            values, self.source_values, self.source.head, self.action_space, self.groups, self.unit
         )
 
     def meets(self, estimate: Estimate) -> bool:
@@ -162,7 +79,7 @@ class Trial:
 def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
     """Measure the network on the held-out rows; see ConversionReport for the figures."""
     recording = _decisions(trial, trial.sim_steps)
-    values = trial.decoder.values(recording)
+    values = trial.made.decoder.values(recording)
     quality = trial.quality(values)
     by_steps = {trial.sim_steps: quality}
     for steps, longer_values in _longer(trial):
@@ -171,10 +88,10 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
             break
     error = np.abs(values - trial.source_values)
     coarse, gaps = None, None
-    in_units = trial.decoder.read.in_units
-    if isinstance(trial.stack.head, Categorical) and in_units:
-        coarse = _coarse_share(trial.source_values, values, trial.stack.head)
-        gaps = gap_report(trial.source_values, values, trial.stack.head)
+    in_units = trial.made.decoder.read.in_units
+    if isinstance(trial.source.head, Categorical) and in_units:
+        coarse = _coarse_share(trial.source_values, values, trial.source.head)
+        gaps = gap_report(trial.source_values, values, trial.source.head)
     layers = _layer_reports(trial, recording)
     return ConversionReport(
         sim_steps=trial.sim_steps,
@@ -196,12 +113,12 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
 
 def _decisions(trial: Trial, sim_steps: int) -> Recording:
     return recordings(
-        trial.network,
-        trial.encoder,
+        trial.made.network,
+        trial.made.encoder,
         trial.held_out,
         sim_steps,
         trial.seed + 2,
-        record_spikes=trial.decoder.read.needs_spikes,
+        record_spikes=trial.made.decoder.read.needs_spikes,
     )
 
 
@@ -213,20 +130,20 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
     decoders, and delays (spikes under way at the end do not count), are simulated as they are.
     """
     rows = len(trial.held_out) + min(FIT_ROWS, len(trial.calibration))
-    longest = min(LONGEST, int(WORK / (rows * _work(trial.network))))
+    longest = min(LONGEST, int(WORK / (rows * _work(trial.made.network))))
     steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= longest]
-    if not trial.decoder.read.in_units:
+    if not trial.made.decoder.read.in_units:
         return  # its threshold was set for this number of steps
-    delayed = any(layer.delay_steps for layer in trial.network.spiking_layers)
-    if not trial.theta or trial.network.readout.spiking or delayed:
+    delayed = any(layer.delay_steps for layer in trial.made.network.spiking_layers)
+    if not trial.made.theta or trial.made.network.readout.spiking or delayed:
         for total in steps:
-            yield total, trial.decoder.values(_decisions(trial, total))
+            yield total, trial.made.decoder.values(_decisions(trial, total))
         return
-    hidden = len(trial.theta) - 1
+    hidden = len(trial.made.theta) - 1
     fit_rows, _ = fitting_rows(trial.calibration, trial.seed)
     wanted = trial.source.values(fit_rows)
-    copied = last_layer(trial.stack, trial.theta, trial.encoder)
-    over = (trial.network, hidden, trial.encoder)
+    copied = last_layer(trial.made.stack, trial.made.theta, trial.made.encoder)
+    over = (trial.made.network, hidden, trial.made.encoder)
     for total, rates, ours in zip(
         steps,
         rates_by_steps(*over, fit_rows, steps, trial.seed + 3),
@@ -234,21 +151,16 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
         strict=True,
     ):
         last = copied
-        if trial.penalty is not None:
-            last = fitted(copied, seen(copied, rates), wanted, trial.stack.head, trial.penalty)
+        if trial.made.penalty is not None:
+            last = fitted(
+                copied, seen(copied, rates), wanted, trial.source.head, trial.made.penalty
+            )
         yield total, seen(copied, ours) @ last.weight.T + last.bias
 
 
 def _work(network: SpikingNetwork) -> float:
     """Additions per row and step if every neuron fired: n_in for each neuron."""
     return float(sum(layer.n_out * layer.weight[0].size for layer in network.neuron_layers))  # type: ignore[attr-defined]
-
-
-def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Calibration rows to fit the last layer on and others to judge the fit, chosen at random."""
-    order = np.random.default_rng(seed).permutation(len(calibration))
-    n = min(FIT_ROWS, -(-2 * len(calibration) // 3))
-    return calibration[order[:n]], calibration[order[n : n + FIT_ROWS // 2]]
 
 
 def _enough(trial: Trial, by_steps: dict[int, Estimate]) -> int | None:
@@ -273,8 +185,10 @@ def _coarse_share(source: FloatArray, ours: FloatArray, head: Categorical) -> fl
 
 def _layer_reports(trial: Trial, recording: Recording) -> tuple[LayerReport, ...]:
     found = []
-    activations = trial.stack.activations(trial.held_out)
-    hidden = zip(trial.stack.layers, trial.theta, recording.counts, activations, strict=False)
+    activations = trial.made.stack.activations(trial.held_out)
+    hidden = zip(
+        trial.made.stack.layers, trial.made.theta, recording.counts, activations, strict=False
+    )
     for layer, largest, counts, activation in hidden:
         beyond = (layer.by_unit(activation) > largest).mean(axis=0)
         found.append(
@@ -314,7 +228,7 @@ def _advice(
             )
         else:
             yield remedy
-    for ramp in trial.ramps:
+    for ramp in trial.made.ramps:
         if ramp.error > 5:
             yield (
                 f"{ramp.name}: {ramp.per_unit} ramps per unit miss the activation by up to "

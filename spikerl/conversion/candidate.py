@@ -1,0 +1,140 @@
+"""A network made by one recipe from calibration rows; nothing here sees held-out observations.
+
+Imports numpy, the plain stack, build and simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from spikerl.conversion import build
+from spikerl.conversion.ramps import Ramps, rewritten
+from spikerl.conversion.simulation import recordings
+from spikerl.conversion.sources import Source
+from spikerl.conversion.stack import PlainLayer, PlainStack
+from spikerl.conversion.thresholds import thresholds
+from spikerl.decoding import Decoder, Head
+from spikerl.encoding import Encoder
+from spikerl.errors import ConversionError
+from spikerl.metrics import percent_error
+from spikerl.network import FloatArray, SpikingNetwork
+from spikerl.statistics import Estimate, mean, share
+
+FIT_ROWS = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network and how it came about.
+
+    stack:   the source's with ReLUs only, which the network was built from; ramps: how.
+    theta:   [units] per hidden layer.
+    penalty: of the fit of the last layer, None if it is copied.
+    """
+
+    stack: PlainStack
+    ramps: list[Ramps]
+    theta: list[FloatArray]
+    encoder: Encoder
+    network: SpikingNetwork
+    decoder: Decoder
+    penalty: float | None
+
+
+def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> Candidate:
+    """The network of a recipe, from calibration rows [B, n_in]; raises ConversionError."""
+    stack, ramps = rewritten(
+        origin.stack,
+        rows,
+        recipe.threshold,
+        recipe.percentile,
+        recipe.neurons_per_unit,
+        recipe.tolerance,
+    )
+    under_way = recipe.delay_steps * (len(stack.layers) - 1)
+    if under_way >= recipe.sim_steps:
+        raise ConversionError(
+            f"spikes take delay_steps={recipe.delay_steps} after each of {len(stack.layers) - 1} "
+            f"spiking layers, {under_way} in all: none arrives within sim_steps={recipe.sim_steps}"
+        )
+    theta = thresholds(stack, rows, recipe.threshold, recipe.percentile)
+    encoder = build.make_encoder(recipe, rows)
+    hidden = build.make_hidden(stack, theta, encoder, recipe)
+    last = build.last_layer(stack, theta, encoder)
+    penalty = None
+    if recipe.readout != "copied" and hidden:
+        spiking = SpikingNetwork((*hidden, *build.read_out(last)))
+        last, penalty = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
+    values = origin.stack.values(rows)
+    network, decoder = build.close_network(hidden, last, values, stack, recipe)
+    return Candidate(stack, ramps, theta, encoder, network, decoder, penalty)
+
+
+def _fitted(
+    origin: Source,
+    network: SpikingNetwork,
+    encoder: Encoder,
+    last: PlainLayer,
+    rows: FloatArray,
+    recipe: build.Recipe,
+    seed: int,
+) -> tuple[PlainLayer, float | None]:
+    """The last layer fitted to the hidden layers' spikes, and the penalty of the fit.
+
+    "auto" compares copied weights and fits of several penalties on rows kept out of the fit.
+    """
+    stack = origin.stack
+    some, kept = fitting_rows(rows, seed)
+    both = np.concatenate([some, kept])
+    counts = recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
+    rates, target = build.seen(last, counts / recipe.sim_steps), stack.values(both)
+    n = len(some)
+
+    def fit(penalty: float) -> PlainLayer:
+        return build.fitted(last, rates[:n], target[:n], stack.head, penalty)
+
+    if recipe.readout == "fitted" or not len(kept):
+        return fit(build.RIDGE[0]), build.RIDGE[0]
+    candidates: list[tuple[PlainLayer, float | None]] = [(fit(p), p) for p in build.RIDGE]
+    candidates.append((last, None))
+
+    def quality(candidate: tuple[PlainLayer, float | None]) -> float:
+        layer, _ = candidate
+        values = rates[n:] @ layer.weight.T + layer.bias
+        estimate = action_quality(values, target[n:], stack.head, origin.action_space)
+        continuous = isinstance(origin.action_space, spaces.Box)
+        return -estimate.value if continuous else estimate.value
+
+    return max(candidates, key=quality)
+
+
+def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Calibration rows to fit the last layer on and others to judge the fit, chosen at random."""
+    order = np.random.default_rng(seed).permutation(len(calibration))
+    n = min(FIT_ROWS, -(-2 * len(calibration) // 3))
+    return calibration[order[:n]], calibration[order[n : n + FIT_ROWS // 2]]
+
+
+def action_quality(
+    values: FloatArray,
+    source_values: FloatArray,
+    head: Head,
+    action_space: spaces.Space[Any],
+    groups: NDArray[np.int64] | None = None,
+    unit: str = "episodes",
+) -> Estimate:
+    """Agreement of the greedy actions, or their error in % of the range for a Box.
+
+    groups: [B], rows that are alike, for the interval; unit: what a group is.
+    """
+    rng = np.random.default_rng(0)  # unused: the actions are deterministic
+    ours = head.action(values, True, rng)
+    theirs = head.action(source_values, True, rng)
+    if isinstance(action_space, spaces.Box):
+        return mean(percent_error(ours, theirs, action_space), groups, unit=unit)
+    return share((ours == theirs).reshape(len(ours), -1).all(axis=1), groups, unit=unit)
