@@ -14,7 +14,7 @@ import numpy as np
 
 from spikerl.conversion.activations import relu
 from spikerl.conversion.stack import Activation, PlainLayer, PlainStack
-from spikerl.conversion.thresholds import layer_thresholds
+from spikerl.conversion.thresholds import LEAST, layer_thresholds
 from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
 
@@ -86,7 +86,8 @@ def _range(
     low, high = np.percentile(z, [100 - percentile, percentile], axis=0)
     if rule == "layer":
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
-    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6)
+    middle, half = (low + high) / 2, (high - low) / 2
+    half = np.maximum(half, max(LEAST * float(half.max()), 1e-6))  # as for thresholds
     return middle - half, middle + half
 
 
