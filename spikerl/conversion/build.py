@@ -149,7 +149,7 @@ def close_network(
     "potential": a read-out that never fires; the answer is its mean input.
     "spike_count": the last layer spikes. All values are lifted by one offset above zero, divided by
                    one scale (argmax is unchanged), and both are undone when decoding.
-    "signed_spike_count": a neuron for +value and one for -value.
+    "signed_spike_count": a neuron for +value and one for -value, less the middle of all values.
     "first_spike": as spike_count with a threshold reached once, but the earliest neuron wins; only
                    for choices, and for this number of steps.
     """
@@ -161,8 +161,11 @@ def close_network(
         )
     weight, bias, offset = last.weight, last.bias, 0.0
     if recipe.decoder == "signed_spike_count":
-        weight, bias = np.concatenate([weight, -weight]), np.concatenate([bias, -bias])
-        scale = float(np.abs(values).max()) or 1.0
+        # What all values have in common is left out: a pair spends its resolution on the rest.
+        offset = -(float(values.max()) + float(values.min())) / 2
+        weight = np.concatenate([weight, -weight])
+        bias = np.concatenate([bias + offset, -(bias + offset)])
+        scale = float(np.abs(values + offset).max()) or 1.0
     else:
         first = recipe.decoder == "first_spike"
         span = float(values.max() - values.min()) or 1.0
@@ -171,9 +174,10 @@ def close_network(
         # of T / 2 times the larger one.
         offset = (1.2 if first else 0.1) * span - float(values.min())
         scale = (float(values.max()) + offset) * (recipe.sim_steps / 2 if first else 1.0)
+        bias = bias + offset
     head_layer = Dense(
         weight / scale,
-        (bias + offset) / scale,
+        bias / scale,
         reset=recipe.reset,
         v_init=0.0 if recipe.decoder == "first_spike" else recipe.v_init,
     )

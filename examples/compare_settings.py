@@ -1,0 +1,71 @@
+"""What each choice of a conversion is worth: one table, one choice changed at a time.
+
+    python compare_settings.py                     the agent of this repository's zoo
+    python compare_settings.py AGENT_DIRECTORY     an rl-zoo directory or an SB3 zip
+
+Agreement (or action error) is on held-out observations, with its 95 % interval; the return is the
+mean of three episodes on the same seeds.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import spikerl
+from spikerl.conversion.checkpoints import load_checkpoint
+from spikerl.conversion.environments import maker, todays_id
+from spikerl.evaluation import evaluate
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
+T, EPISODES = 64, 3
+CHOICES = {
+    "default": [{}],
+    "input": [{"encoder": "poisson"}, {"encoder": "equidistant"}],
+    "output": [
+        {"decoder": "spike_count"},
+        {"decoder": "signed_spike_count"},
+        {"decoder": "first_spike"},
+    ],
+    "reset": [{"reset": "zero"}],
+    "thresholds": [{"threshold": "model"}, {"threshold": "layer"}, {"percentile": 100}],
+    "read-out": [{"readout": "copied"}, {"readout": "fitted"}],
+    "delay": [{"delay_steps": 1}],
+    "neurons": [{"neurons_per_unit": 4}],
+}
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore", spikerl.errors.ConversionWarning)
+source = Path(sys.argv[1]) if len(sys.argv) > 1 else ZOO
+checkpoint = load_checkpoint(source)
+make_env = maker(todays_id(checkpoint.env_id), checkpoint.env_kwargs, checkpoint.wrappers)
+
+table = Table(title=f"{source.name}, T = {T}")
+for heading in ("choice", "setting", "agreement or error", "return", "synaptic operations"):
+    table.add_column(heading, justify="left" if heading in ("choice", "setting") else "right")
+for choice, settings in CHOICES.items():
+    for setting in settings:
+        shown = ", ".join(f"{name}={value}" for name, value in setting.items())
+        try:
+            agent = spikerl.convert(
+                source, env=make_env, sim_steps=T, n_calibration=4000, **setting
+            )
+        except spikerl.errors.ConversionError as error:  # a decoder that these actions rule out
+            table.add_row(choice, shown, str(error))
+            continue
+        with spikerl.HardwarePolicy(agent, seed=0) as policy:
+            result = evaluate(policy, make_env, original=checkpoint.model, episodes=EPISODES)
+        e = agent.report.faithfulness
+        scale, unit = (100, "%") if agent.report.action_error is None else (1, "% error")
+        table.add_row(
+            choice,
+            shown,
+            f"{e.value * scale:.1f} {unit} [{e.low * scale:.1f}, {e.high * scale:.1f}]",
+            f"{result.spiking.mean_return.value:.1f}",
+            f"{result.synaptic_operations:,.0f}",
+        )
+print(f"original: {result.original.mean_return.value:.1f}")
+Console(width=110).print(table)
