@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spikerl.agent import SpikingAgent
     from spikerl.callbacks import ConversionCallback
     from spikerl.conversion import convert
+    from spikerl.conversion.distillation import distill
     from spikerl.errors import SpikerlError
     from spikerl.hardware import HardwarePolicy
     from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Recording, SpikingNetwork
@@ -21,6 +22,7 @@ _HOMES = {
     "SpikingAgent": "agent",
     "ConversionCallback": "callbacks",
     "convert": "conversion",
+    "distill": "conversion.distillation",
     "SpikerlError": "errors",
     "HardwarePolicy": "hardware",
     "AvgPool2d": "network",
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "backends",
     "convert",
+    "distill",
     "errors",
     "metrics",
     "reference",

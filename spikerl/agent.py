@@ -91,10 +91,11 @@ class SpikingAgent:
 
     @property
     def bound_to_steps(self) -> bool:
-        """Whether its read-out was made for just this sim_steps: fitted, or the first spike."""
+        """Whether it was made for just this sim_steps: distilled, fitted, or the first spike."""
         recipe = self.provenance.get("recipe")
         fitted = isinstance(recipe, Mapping) and recipe.get("penalty") is not None
-        return fitted or isinstance(self.decoder.read, FirstSpike)
+        trained = fitted or "distillation" in self.provenance
+        return trained or isinstance(self.decoder.read, FirstSpike)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to one file, atomically: arrays and JSON, no pickle."""

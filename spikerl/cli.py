@@ -75,6 +75,10 @@ def convert(
     delay_steps: Annotated[
         int, typer.Option(help="Steps until the next layer hears a spike; 1 on NEST and chips.")
     ] = 0,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Train the result on what the source does: minutes.")
+    ] = False,
+    distill_updates: Annotated[int, typer.Option(help="Updates of the weights in it.")] = 20_000,
     vecnormalize: VecNormalizeFile = None,
     report: Annotated[
         Path | None, typer.Option(help="Write the report as an HTML page with episodes and plots.")
@@ -109,6 +113,8 @@ def convert(
             vecnormalize=vecnormalize,
             seed=seed,
         )
+    if distill:
+        agent = _distilled(agent, source, env, vecnormalize, distill_updates, seed, as_json)
     if output is not None:
         agent.save(output)
     if report is not None:
@@ -198,6 +204,42 @@ def _origin(source: Path, env: str | None) -> tuple[Any, Any, str]:
     elif checkpoint.env_id is not None:
         make_env = maker(todays_id(checkpoint.env_id), checkpoint.env_kwargs, checkpoint.wrappers)
     return checkpoint.model, make_env, checkpoint.details["algorithm"]
+
+
+def _distilled(
+    agent: Any,
+    source: Path,
+    env: str | None,
+    vecnormalize: Path | None,
+    updates: int,
+    seed: int,
+    silent: bool,
+) -> Any:
+    """The agent trained on its source, with a bar of progress and the best figure so far."""
+    from spikerl.conversion.distillation import distill
+
+    before = agent.report
+    with (
+        warnings.catch_warnings(action="ignore"),  # convert() has said it
+        _progress("distilling", 100, silent) as progress,
+    ):
+
+        def told(share: float, best: float) -> None:
+            if progress is not None:
+                progress(round(100 * share))
+
+        agent = distill(
+            agent,
+            source,
+            env=env,
+            updates=updates,
+            seed=seed,
+            on_progress=told,
+            vecnormalize=vecnormalize,
+        )
+    if not silent:
+        err.print(f"before distillation: {str(before).splitlines()[0]}", highlight=False)
+    return agent
 
 
 def _played(agent: Any, backend: str, make_env: Any, silent: bool, **how: Any) -> Any:

@@ -63,6 +63,14 @@ def test_convert_writes_its_report_as_a_page(tmp_path: Path) -> None:
     assert json.loads(machine.stdout)["saved"] is None
 
 
+def test_convert_distils_what_it_converted(tmp_path: Path) -> None:
+    path = tmp_path / "agent.spk"
+    done = run("convert", AGENT, "-T", 4, "--distill", "--distill-updates", 50, "-o", path)
+    assert done.returncode == 0, done.stderr
+    assert "before distillation: agreement at T = 4" in done.stderr
+    assert spikerl.SpikingAgent.load(path).provenance["distillation"]["updates"] == 50
+
+
 def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
     done = run("evaluate", AGENT, "--episodes", 2, "-T", 16)
     assert done.returncode == 0, done.stderr

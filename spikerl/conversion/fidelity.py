@@ -37,6 +37,7 @@ class Trial:
     source: the plain stack of the source.
     calibration, held_out: rows [B, n_in].
     groups: [B], the episode or block of time (unit) of each held-out row.
+    trained: the network was trained for its number of steps, and for no other.
     """
 
     source: PlainStack
@@ -48,6 +49,7 @@ class Trial:
     groups: NDArray[np.int64]
     unit: str
     seed: int
+    trained: bool = False
 
     @cached_property
     def source_values(self) -> FloatArray:
@@ -132,8 +134,8 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
     rows = len(trial.held_out) + min(FIT_ROWS, len(trial.calibration))
     longest = min(LONGEST, int(WORK / (rows * _work(trial.made.network))))
     steps = [trial.sim_steps * 2**k for k in range(1, 12) if trial.sim_steps * 2**k <= longest]
-    if not trial.made.decoder.read.in_units:
-        return  # its threshold was set for this number of steps
+    if trial.trained or not trial.made.decoder.read.in_units:
+        return  # its weights or its threshold were set for this number of steps
     delayed = any(layer.delay_steps for layer in trial.made.network.spiking_layers)
     if not trial.made.theta or trial.made.network.readout.spiking or delayed:
         for total in steps:
@@ -184,23 +186,26 @@ def _coarse_share(source: FloatArray, ours: FloatArray, head: Categorical) -> fl
 
 
 def _layer_reports(trial: Trial, recording: Recording) -> tuple[LayerReport, ...]:
-    found = []
-    activations = trial.made.stack.activations(trial.held_out)
-    hidden = zip(
-        trial.made.stack.layers, trial.made.theta, recording.counts, activations, strict=False
-    )
-    for layer, largest, counts, activation in hidden:
-        beyond = (layer.by_unit(activation) > largest).mean(axis=0)
-        found.append(
-            LayerReport(
-                name=layer.name,
-                neurons=counts.shape[1],
-                rate=float(counts.mean()) / recording.sim_steps,
-                saturated=int((beyond > 0.01).sum()),
-                silent=int((counts.sum(axis=0) == 0).sum()),
-            )
+    """Saturation is known where thresholds stand for activations of the source."""
+    beyond = [0] * len(recording.counts)
+    if trial.made.theta:
+        activations = trial.made.stack.activations(trial.held_out)
+        hidden = zip(trial.made.stack.layers, trial.made.theta, activations, strict=False)
+        for i, (layer, largest, activation) in enumerate(hidden):
+            share = (layer.by_unit(activation) > largest).mean(axis=0)
+            beyond[i] = int((share > 0.01).sum())
+    return tuple(
+        LayerReport(
+            name=layer.name,
+            neurons=counts.shape[1],
+            rate=float(counts.mean()) / recording.sim_steps,
+            saturated=saturated,
+            silent=int((counts.sum(axis=0) == 0).sum()),
         )
-    return tuple(found)
+        for layer, counts, saturated in zip(
+            trial.made.stack.layers[:-1], recording.counts, beyond, strict=False
+        )
+    )
 
 
 def _advice(

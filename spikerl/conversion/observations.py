@@ -6,7 +6,7 @@ them, before VecNormalize.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, Repla
 
 from spikerl.conversion.environments import vectorised
 from spikerl.conversion.stack import PlainStack
+from spikerl.decoding import Head
 from spikerl.errors import ConversionError
+from spikerl.network import FloatArray
 from spikerl.preprocessing import Observation, Preprocessing, is_image
 from spikerl.statistics import BLOCKS
 
@@ -114,8 +116,28 @@ def collected(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """Anything that gives values [B, n] for rows [B, n_in], and the head that acts on them."""
+
+    values: Callable[[FloatArray], FloatArray]
+    head: Head
+
+
+def watched(
+    acting: Acting | PlainStack, preprocessing: Preprocessing, env: Any, n: int, seed: int
+) -> Observation:
+    """n observations that something sees when it acts, greedily, in an environment of N_ENVS."""
+    venv, ours = vectorised(env, N_ENVS)
+    try:
+        return _run(acting, preprocessing, venv, min(n, _most(preprocessing)), seed)[0]
+    finally:
+        if ours:
+            venv.close()
+
+
 def _run(
-    stack: PlainStack, preprocessing: Preprocessing, venv: Any, n: int, seed: int
+    acting: Acting | PlainStack, preprocessing: Preprocessing, venv: Any, n: int, seed: int
 ) -> tuple[Observation, NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     venv.seed(int(seed) % 2**31)
@@ -126,8 +148,8 @@ def _run(
     for _ in range(-(-n // venv.num_envs)):
         seen.append(_copied(observation))
         episodes.append(current.copy())
-        values = stack.values(preprocessing(observation))
-        action = stack.head.action(values, True, rng).astype(venv.action_space.dtype)
+        values = acting.values(preprocessing(observation))
+        action = acting.head.action(values, True, rng).astype(venv.action_space.dtype)
         observation, _, dones, _ = venv.step(action)
         for i in np.flatnonzero(dones):
             current[i] = next_episode

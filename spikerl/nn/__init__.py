@@ -1,0 +1,19 @@
+"""Spiking layers for torch, trained through surrogate gradients, exported exactly.
+
+Imports torch and numba.
+"""
+
+from spikerl.nn.layer import SpikingLayer
+from spikerl.nn.neurons import NEURONS, Neuron
+from spikerl.nn.stack import SpikingStack, dense_stack
+from spikerl.nn.surrogates import SURROGATES, Surrogate
+
+__all__ = [
+    "NEURONS",
+    "SURROGATES",
+    "Neuron",
+    "SpikingLayer",
+    "SpikingStack",
+    "Surrogate",
+    "dense_stack",
+]

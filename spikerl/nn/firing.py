@@ -1,0 +1,158 @@
+"""fire(): all T steps of a layer as one differentiable function. Imports torch and the kernels.
+
+On the CPU in float32 the loops are compiled; elsewhere they are torch operations of the same
+equations, step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikerl.nn import kernels
+from spikerl.nn.surrogates import Surrogate
+
+
+def fire(
+    current: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    threshold: Tensor,
+    *,
+    sim_steps: int,
+    zero: bool,
+    surrogate: Surrogate,
+    detach_reset: bool = False,
+    counted: int | None = None,
+    spikes: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Spikes [T, B, N], counts [B, N] and final potentials [B, N] of neurons under the contract.
+
+    The neuron is that of spikerl.network; on the way back the step function has the surrogate's
+    derivative (Neftci et al. 2019). No gradient goes to the threshold.
+
+    current: [T, B, N], or [1, B, N] for the same at every step.
+    v:       [B, N] before the first step.  decay, threshold: [N].
+    counted: the counts are those of the first `counted` steps (all of them).
+    spikes:  False leaves them out (no steps), where counts are all one wants.
+    """
+    counted = sim_steps if counted is None else counted
+    rules = (sim_steps, zero, surrogate.code, surrogate.slope, detach_reset, counted, spikes)
+    found: tuple[Tensor, Tensor, Tensor] = _apply(current, v, decay, threshold, rules)
+    return found
+
+
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, v: Tensor, decay: Tensor, threshold: Tensor, rules: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, zero, *_, counted, wanted = rules
+        rows, width = v.shape
+        start = v
+        v = v.detach().clone(memory_format=torch.contiguous_format)
+        before = current.new_empty((steps, rows, width))
+        spikes = current.new_empty((steps if wanted else 0, rows, width))
+        counts = torch.zeros_like(v)
+        if _compiled(current):
+            kernels.forward(
+                current.detach().contiguous().numpy(),
+                v.numpy(),
+                decay.detach().numpy(),
+                threshold.numpy(),
+                int(zero),
+                counted,
+                spikes.numpy(),
+                before.numpy(),
+                counts.numpy(),
+            )
+        else:
+            for t in range(steps):
+                u = decay * v + current[0 if len(current) == 1 else t]
+                s = (u >= threshold).to(u.dtype)
+                before[t] = u
+                if wanted:
+                    spikes[t] = s
+                if t < counted:
+                    counts += s
+                v = u * (1 - s) if zero else u - s * threshold
+        ctx.save_for_backward(before, start, decay, threshold)
+        ctx.rules = (*rules, len(current) == 1)
+        ctx.set_materialize_grads(False)
+        return spikes, counts, v
+
+    @staticmethod
+    def backward(
+        ctx: Any, g_spikes: Tensor | None, g_counts: Tensor | None, g_v: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        before, start, decay, threshold = ctx.saved_tensors
+        steps, zero, code, slope, detach, counted, wanted, constant = ctx.rules
+        if g_spikes is None or not wanted:
+            g_spikes = before.new_empty((0, *start.shape))
+        g_counts = torch.zeros_like(start) if g_counts is None else g_counts.contiguous()
+        g_v = torch.zeros_like(start) if g_v is None else g_v.clone()
+        g_current = torch.zeros_like(before[:1] if constant else before)
+        g_decay = torch.zeros_like(decay)
+        if _compiled(before):
+            kernels.backward(
+                g_spikes.contiguous().numpy(),
+                g_counts.numpy(),
+                counted,
+                g_v.numpy(),
+                before.numpy(),
+                start.detach().numpy(),
+                decay.detach().numpy(),
+                threshold.numpy(),
+                int(zero),
+                code,
+                slope,
+                int(detach),
+                g_current.numpy(),
+                g_decay.numpy(),
+                int(ctx.needs_input_grad[2]),
+            )
+        else:
+            for t in reversed(range(steps)):
+                u = before[t]
+                s = (u >= threshold).to(u.dtype)
+                g_s = g_counts if t < counted else torch.zeros_like(g_counts)
+                if len(g_spikes):
+                    g_s = g_s + g_spikes[t]
+                if not detach:
+                    g_s = g_s - (u if zero else threshold) * g_v
+                x = (u - threshold) / threshold
+                g_u = g_s * _derivative(x, code, slope) / threshold
+                g_u = g_u + (g_v * (1 - s) if zero else g_v)
+                g_current[0 if constant else t] += g_u
+                earlier = start
+                if t:
+                    w = before[t - 1]
+                    s = (w >= threshold).to(w.dtype)
+                    earlier = w * (1 - s) if zero else w - s * threshold
+                g_decay += (g_u * earlier).sum(0)
+                g_v = decay * g_u
+        return g_current, g_v, g_decay, None, None
+
+
+_apply: Any = _Fire.apply
+
+
+def _compiled(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype is torch.float32
+
+
+def _derivative(x: Tensor, code: int, slope: float) -> Tensor:
+    """The functions of surrogates.py, by their number."""
+    if code == 0:
+        return 1 / (1 + slope * x.abs()) ** 2
+    if code == 1:
+        return 1 / (1 + (math.pi / 2 * slope * x) ** 2)
+    if code == 2:
+        f = torch.sigmoid(slope * x)
+        return 4 * f * (1 - f)
+    if code == 3:
+        return (1 - slope * x.abs()).clamp(min=0)
+    return (slope * x.abs() < 0.5).to(x.dtype)

@@ -1,0 +1,210 @@
+"""Compiled loops over time: spikes forward, gradients backward, and decisions without gradients.
+
+Imports numba and numpy. One call does all T steps of a layer; potentials before the reset are kept
+for the way back. Arrays are [T, B, N], per neuron [N], potentials [B, N].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+_fast: Callable[..., Any] = numba.njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"}
+)
+
+
+@_fast
+def forward(current, v, decay, theta, zero, counted, spikes, before, counts):  # type: ignore[no-untyped-def]
+    """All steps of a layer; v [B, N] goes on in place.
+
+    current: [T, B, N], or [1, B, N] for the same at every step.  zero: 1 for reset to zero.
+    counted: how many of the first steps are added up in counts [B, N].
+    spikes:  filled, unless it has no steps; before: v before the reset, filled.
+    """
+    # Short loops over few arrays: the compiler makes vector code only where it can check cheaply
+    # that they do not overlap.
+    steps, rows, width = before.shape
+    constant = current.shape[0] == 1
+    wanted = spikes.shape[0] > 0
+    one, none = np.float32(1.0), np.float32(0.0)
+    for t in range(steps):
+        for b in range(rows):
+            potential, u = v[b], before[t, b]
+            drive = current[0 if constant else t, b]
+            for i in range(width):
+                u[i] = decay[i] * potential[i] + drive[i]
+            if zero:
+                for i in range(width):
+                    potential[i] = none if u[i] >= theta[i] else u[i]
+            else:
+                for i in range(width):
+                    potential[i] = u[i] - (theta[i] if u[i] >= theta[i] else none)
+            if wanted:
+                out = spikes[t, b]
+                for i in range(width):
+                    out[i] = one if u[i] >= theta[i] else none
+            if t < counted:
+                tally = counts[b]
+                for i in range(width):
+                    tally[i] += one if u[i] >= theta[i] else none
+
+
+_inlined: Callable[..., Any] = numba.njit(inline="always", error_model="numpy")
+
+
+@_inlined
+def _bend(u, theta, code, slope, bend):  # type: ignore[no-untyped-def]
+    """The surrogate's derivative by v of a row u [N], see surrogates.py."""
+    one, none = np.float32(1.0), np.float32(0.0)
+    width = len(u)
+    if code == 0:
+        for i in range(width):
+            d = one + slope * abs((u[i] - theta[i]) / theta[i])
+            bend[i] = one / (d * d * theta[i])
+    elif code == 1:
+        wide = np.float32(math.pi / 2) * slope
+        for i in range(width):
+            x = wide * (u[i] - theta[i]) / theta[i]
+            bend[i] = one / ((one + x * x) * theta[i])
+    elif code == 2:
+        for i in range(width):
+            f = one / (one + np.float32(math.exp(-slope * (u[i] - theta[i]) / theta[i])))
+            bend[i] = np.float32(4.0) * f * (one - f) / theta[i]
+    elif code == 3:
+        for i in range(width):
+            bend[i] = max(none, one - slope * abs((u[i] - theta[i]) / theta[i])) / theta[i]
+    else:
+        for i in range(width):
+            near = slope * abs((u[i] - theta[i]) / theta[i]) < np.float32(0.5)
+            bend[i] = (one if near else none) / theta[i]
+
+
+@_fast
+def backward(  # type: ignore[no-untyped-def]
+    g_spikes,
+    g_counts,
+    counted,
+    g_v,
+    before,
+    v_start,
+    decay,
+    theta,
+    zero,
+    code,
+    slope,
+    detach,
+    g_current,
+    g_decay,
+    learned,
+):
+    """The gradients of forward(): g_v [B, N] holds that of the final v and ends as that of v_start.
+
+    g_spikes:  [T, B, N] or no steps at all.  g_counts: [B, N] of the counts, over `counted` steps.
+    g_current: [T, B, N], or [1, B, N] to be summed over time; zeros on entry.
+    g_decay:   [N], added to where learned is 1.  detach: 1 leaves the reset out of the gradient.
+    """
+    steps, rows, width = before.shape
+    constant = g_current.shape[0] == 1
+    wanted = g_spikes.shape[0] > 0
+    slope = np.float32(slope)
+    none = np.float32(0.0)
+    bend, g_s = np.empty(width, np.float32), np.empty(width, np.float32)
+    for t in range(steps - 1, -1, -1):
+        for b in range(rows):
+            u, after = before[t, b], g_v[b]
+            _bend(u, theta, code, slope, bend)
+            if wanted:
+                given = g_spikes[t, b]
+                for i in range(width):
+                    g_s[i] = given[i]
+            else:
+                for i in range(width):
+                    g_s[i] = none
+            if t < counted:
+                tally = g_counts[b]
+                for i in range(width):
+                    g_s[i] += tally[i]
+            if not detach:
+                if zero:
+                    for i in range(width):
+                        g_s[i] -= u[i] * after[i]
+                else:
+                    for i in range(width):
+                        g_s[i] -= theta[i] * after[i]
+            if zero:
+                for i in range(width):
+                    after[i] = none if u[i] >= theta[i] else after[i]
+            for i in range(width):
+                after[i] += g_s[i] * bend[i]
+            out = g_current[0 if constant else t, b]
+            for i in range(width):
+                out[i] += after[i]
+            if learned:
+                w = before[t - 1, b] if t else v_start[b]
+                for i in range(width):
+                    reached = t > 0 and w[i] >= theta[i]
+                    rest = none if zero else w[i] - theta[i]
+                    g_decay[i] += after[i] * (rest if reached else w[i])
+            for i in range(width):
+                after[i] *= decay[i]
+
+
+@_compiled
+def decide(x, v, weights, biases, decays, thetas, zeros, delays, steps, counted, counts):  # type: ignore[no-untyped-def]
+    """T steps of a stack of dense layers in float64, spike by spike; no gradient.
+
+    x: [B, n_in] constant current.  v: one [B, n] per layer, goes on in place.
+    weights: one [n_in, n] per layer, transposed.  counts: [B, n] of the last layer, over `counted`.
+    """
+    depth = len(weights)
+    widest = 0
+    for layer in range(depth):
+        widest = max(widest, weights[layer].shape[1])
+    drive = np.empty(weights[0].shape[1])
+    # spikes of every layer at every step, as lists of indices
+    fired = np.empty((2, steps, widest), np.int32)
+    n_fired = np.empty((2, steps), np.int64)
+    for b in range(x.shape[0]):
+        for layer in range(depth):
+            weight, bias, potential = weights[layer], biases[layer], v[layer]
+            decay, theta, zero = decays[layer], thetas[layer], zeros[layer]
+            width = weight.shape[1]
+            here, there = layer % 2, (layer + 1) % 2
+            late = delays[layer - 1] if layer else 0
+            if layer == 0:
+                for i in range(width):
+                    drive[i] = 0.0
+                for j in range(x.shape[1]):
+                    if x[b, j] != 0.0:
+                        for i in range(width):
+                            drive[i] += x[b, j] * weight[j, i]
+                for i in range(width):
+                    drive[i] += bias[i]
+            for t in range(steps):
+                if layer == 0:
+                    for i in range(width):
+                        potential[b, i] = decay[i] * potential[b, i] + drive[i]
+                else:
+                    for i in range(width):
+                        potential[b, i] = decay[i] * potential[b, i] + bias[i]
+                    if t >= late:
+                        for k in range(n_fired[there, t - late]):
+                            row = weight[fired[there, t - late, k]]
+                            for i in range(width):
+                                potential[b, i] += row[i]
+                n = 0
+                for i in range(width):
+                    if potential[b, i] >= theta[i]:
+                        potential[b, i] = 0.0 if zero else potential[b, i] - theta[i]
+                        fired[here, t, n] = i
+                        n += 1
+                n_fired[here, t] = n
+                if layer == depth - 1 and t < counted:
+                    for k in range(n):
+                        counts[b, fired[here, t, k]] += 1.0

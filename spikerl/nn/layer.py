@@ -1,0 +1,188 @@
+"""SpikingLayer: a linear map or convolution and the neurons behind it. Imports torch."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError, listed
+from spikerl.layers import Conv2d, Dense
+from spikerl.nn.firing import fire
+from spikerl.nn.neurons import Neuron
+from spikerl.nn.surrogates import Surrogate
+
+
+class SpikingLayer(nn.Module):
+    """Neurons under the contract of spikerl.network, trained through surrogate gradients.
+
+    Parameters are those of a linear map; thresholds and initial potentials are buffers; potentials
+    live in one call only and are never part of the state that is saved.
+
+    synapses: nn.Linear or nn.Conv2d.
+    neuron:   what fires behind it.
+    shape:    of one row of input, (n,) or (channels, height, width).
+    """
+
+    v_threshold: Tensor
+    fixed_decay: Tensor
+
+    def __init__(
+        self, synapses: nn.Linear | nn.Conv2d, neuron: Neuron, shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.synapses = synapses
+        self.neuron = neuron
+        self.surrogate = Surrogate(neuron.surrogate, neuron.slope)
+        self.shape = shape
+        self.shape_out = _shape_out(synapses, shape)
+        n = prod(self.shape_out)
+        self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
+        # a parameter, so that a fit may learn it by asking for its gradient
+        start = torch.full((n,), float(neuron.v_init))
+        self.v_init = nn.Parameter(start, requires_grad=False)
+        decay = neuron.starting_decay
+        if neuron.kind == "PLIF":
+            self.decay_logit = nn.Parameter(torch.logit(torch.tensor(decay)))
+        else:
+            self.register_buffer("fixed_decay", torch.full((n,), decay))
+
+    @classmethod
+    def of(cls, layer: Dense | Conv2d, **rules: Any) -> SpikingLayer:
+        """The neurons of a layer of a SpikingNetwork, in float32; rules: see Neuron.
+
+        Raises SpikerlError with what cannot be trained: recurrence, refractory steps, a floor.
+        """
+        unknown = [
+            f"{name} {value!r}"
+            for name, value, plain in (
+                ("recurrent weights", layer.recurrent_weight is not None, False),
+                ("refractory_steps", layer.refractory_steps, 0),
+                ("v_min", layer.v_min, None),
+            )
+            if value != plain
+        ]
+        if unknown:
+            raise SpikerlError(listed("this layer cannot be trained", unknown))
+        synapses: nn.Linear | nn.Conv2d
+        shape: tuple[int, ...]
+        if isinstance(layer, Dense):
+            synapses, shape = nn.Linear(layer.n_in, layer.n_out), (layer.n_in,)
+        else:
+            channels, before, *kernel = layer.weight.shape
+            geometry = (layer.stride, layer.padding)
+            synapses = nn.Conv2d(before, channels, tuple(kernel), *geometry)
+            shape = layer.input_shape
+        leaky = bool((np.asarray(layer.decay) != 1).any())
+        neuron = Neuron(
+            "LIF" if leaky else "IF", reset=layer.reset, delay_steps=layer.delay_steps, **rules
+        )
+        found = cls(synapses, neuron, shape)
+        with torch.no_grad():
+            synapses.weight.copy_(torch.tensor(layer.weight))
+            assert synapses.bias is not None
+            synapses.bias.copy_(torch.tensor(layer.bias))
+            found.v_init.copy_(torch.tensor(layer.v_init))
+            found.v_threshold.copy_(torch.tensor(layer.v_threshold))
+            found.fixed_decay.copy_(torch.tensor(layer.decay))
+        return found
+
+    @property
+    def n_out(self) -> int:
+        """Neurons of the layer."""
+        return prod(self.shape_out)
+
+    def decay(self) -> Tensor:
+        """[n_out], by gradient to the learned one."""
+        if self.neuron.kind == "PLIF":
+            return torch.sigmoid(self.decay_logit).expand(self.n_out).contiguous()
+        return self.fixed_decay
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as the target holds them: rounded, if the neuron says so."""
+        weight, bias = self.synapses.weight, self.synapses.bias
+        if self.neuron.weight_bits is None:
+            return weight, bias
+        largest = weight.detach().abs().max()
+        if bias is not None:
+            largest = torch.maximum(largest, bias.detach().abs().max())
+        step = largest.clamp(min=1e-12) / (2 ** (self.neuron.weight_bits - 1) - 1)
+        rounded = weight + (torch.round(weight / step) * step - weight).detach()
+        if bias is not None:
+            bias = bias + (torch.round(bias / step) * step - bias).detach()
+        return rounded, bias
+
+    def current(self, x: Tensor) -> Tensor:
+        """W x + b for x [T, B, n_in]: [T, B, n_out]."""
+        weight, bias = self.weights()
+        weight = weight.to(x.dtype)
+        bias = None if bias is None else bias.to(x.dtype)
+        if isinstance(self.synapses, nn.Linear):
+            return nn.functional.linear(x, weight, bias)
+        maps = x.reshape(-1, *self.shape)
+        stride, padding = self.synapses.stride, self.synapses.padding
+        found = nn.functional.conv2d(maps, weight, bias, stride, padding)
+        return found.reshape(*x.shape[:2], -1)
+
+    def forward(
+        self, x: Tensor, sim_steps: int, *, late: int = 0, last: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Spikes [T, B, n_out], counts and final potentials [B, n_out].
+
+        x: [T, B, n_in], or [1, B, n_in] for the same at every step.
+        late: steps by which x comes later; until then there is the bias alone.
+        last: only the counts are wanted, of the spikes that arrive in time.
+        """
+        if late:
+            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+        current = self.current(x)
+        return fire(
+            current,
+            self.v_init.to(current.dtype).expand(current.shape[1], -1),
+            self.decay().to(current.dtype),
+            self.v_threshold.to(current.dtype),
+            sim_steps=sim_steps,
+            zero=self.neuron.reset == "zero",
+            surrogate=self.surrogate,
+            detach_reset=self.neuron.detach_reset,
+            counted=sim_steps - self.neuron.delay_steps,
+            spikes=not last,
+        )
+
+    def to_layer(self) -> Dense | Conv2d:
+        """The same neurons as a layer of a SpikingNetwork, exactly."""
+        weight, bias = self.weights()
+        rules: dict[str, Any] = {
+            "decay": _shortest(self.decay()),
+            "v_threshold": _shortest(self.v_threshold),
+            "v_init": _shortest(self.v_init),
+            "reset": self.neuron.reset,
+            "delay_steps": self.neuron.delay_steps,
+        }
+        given = None if bias is None else _array(bias)
+        if isinstance(self.synapses, nn.Linear):
+            return Dense(_array(weight), given, **rules)
+        geometry: Any = {"stride": self.synapses.stride, "padding": self.synapses.padding}
+        shape: Any = self.shape
+        return Conv2d(_array(weight), shape, given, **geometry, **rules)
+
+
+def _shape_out(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(synapses, nn.Linear):
+        return (synapses.out_features,)
+    with torch.no_grad():
+        found = synapses(torch.zeros((1, *shape), device=synapses.weight.device))
+    return tuple(int(n) for n in found.shape[1:])
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return tensor.detach().cpu().numpy().astype(np.float64)
+
+
+def _shortest(tensor: Tensor) -> Any:
+    """One number where all are the same."""
+    array = _array(tensor)
+    return array[0] if (array == array[0]).all() else array

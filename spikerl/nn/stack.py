@@ -1,0 +1,136 @@
+"""SpikingStack: layers of spiking neurons, from numbers to spikes per step. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError
+from spikerl.layers import Layer
+from spikerl.nn import kernels
+from spikerl.nn.layer import SpikingLayer
+from spikerl.nn.neurons import Neuron
+
+
+class SpikingStack(nn.Module):
+    """Rows [B, n_in] as constant current in, spikes per step [B, n_out] of the last layer out.
+
+    A Linear behind it is a read-out that averages over the T steps: what it gives is the mean input
+    a read-out neuron of spikerl.network receives. In training mode all steps of a layer are one
+    differentiable call in the precision of the parameters; in evaluation mode without gradients
+    (predict(), rollouts) decisions are made in float64, as the deployed network makes them.
+
+    exact: False makes the second kind of decision as the first, faster for large batches.
+    """
+
+    def __init__(self, layers: Sequence[SpikingLayer], sim_steps: int) -> None:
+        super().__init__()
+        if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
+            raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
+        under_way = sum(layer.neuron.delay_steps for layer in layers)
+        if under_way >= sim_steps:
+            raise SpikerlError(
+                f"spikes take {under_way} steps through {len(layers)} layers with delays: none "
+                f"arrives within sim_steps={sim_steps}"
+            )
+        self.layers = nn.ModuleList(layers)
+        self.sim_steps = sim_steps
+        self.exact = True
+        self.rates: list[Tensor] = []
+
+    @property
+    def n_out(self) -> int:
+        """Neurons of the last layer."""
+        return self._all()[-1].n_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes per step [B, n_out] for rows [B, n_in]; self.rates holds those of every layer."""
+        if self.exact and not self.training and not torch.is_grad_enabled():
+            return self.decide(x)
+        x, late = x.flatten(1)[None], 0
+        rates: list[Tensor] = []
+        for i, layer in enumerate(self._all()):
+            last = i == len(self.layers) - 1
+            spikes, counts, _ = layer(x, self.sim_steps, late=late, last=last)
+            rates.append(counts / self.sim_steps)
+            x, late = spikes, layer.neuron.delay_steps
+        self.rates = rates
+        return rates[-1]
+
+    @torch.no_grad()
+    def decide(self, x: Tensor) -> Tensor:
+        """The same in float64, without gradients."""
+        dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
+        if dense and x.device.type == "cpu":
+            return self._decide_compiled(x)
+        steps, late = x.flatten(1).double()[None], 0
+        for i, layer in enumerate(self._all()):
+            last = i == len(self.layers) - 1
+            steps, counts, _ = layer(steps, self.sim_steps, late=late, last=last)
+            late = layer.neuron.delay_steps
+        found: Tensor = (counts / self.sim_steps).to(x.dtype)
+        return found
+
+    def _decide_compiled(self, x: Tensor) -> Tensor:
+        layers = self._all()
+        rows = x.flatten(1).double().contiguous().numpy()
+        weights, biases = [], []
+        for layer in layers:
+            weight, bias = layer.weights()
+            weights.append(weight.detach().t().contiguous().numpy())
+            bias = torch.zeros(layer.n_out) if bias is None else bias.detach()
+            biases.append(bias.numpy())
+        counts = np.zeros((len(rows), self.n_out))
+        kernels.decide(
+            rows,
+            tuple(np.tile(layer.v_init.double().numpy(), (len(rows), 1)) for layer in layers),
+            tuple(weights),
+            tuple(biases),
+            tuple(layer.decay().double().numpy() for layer in layers),
+            tuple(layer.v_threshold.double().numpy() for layer in layers),
+            tuple(int(layer.neuron.reset == "zero") for layer in layers),
+            tuple(layer.neuron.delay_steps for layer in layers),
+            self.sim_steps,
+            self.sim_steps - layers[-1].neuron.delay_steps,
+            counts,
+        )
+        return torch.from_numpy(counts / self.sim_steps).to(x.dtype)
+
+    def to_layers(self) -> tuple[Layer, ...]:
+        """The layers of a SpikingNetwork that fires the same spikes."""
+        return tuple(layer.to_layer() for layer in self._all())
+
+    def _all(self) -> list[SpikingLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+
+def dense_stack(
+    n_in: int, widths: Sequence[int], *, sim_steps: int = 8, neuron: Neuron | None = None
+) -> SpikingStack:
+    """A stack of dense layers; raises SpikerlError if there is none."""
+    widths = [int(n) for n in widths]
+    if not widths or min(widths) < 1:
+        raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
+    layers = []
+    for n_before, n in zip([n_in, *widths], widths, strict=False):
+        layers.append(SpikingLayer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
+    stack = SpikingStack(layers, sim_steps)
+    initialise(stack)
+    return stack
+
+
+def initialise(stack: SpikingStack) -> None:
+    """Weights at which spikes flow from the first step of training on.
+
+    Orthogonal with gain sqrt(2) (Saxe et al. 2014), as for ReLU layers: an integrate-and-fire
+    neuron's spikes per step follow a ReLU of its current over the threshold. Biases are spread over
+    half a threshold, so that some neurons fire also for an observation of zeros.
+    """
+    for layer in stack._all():
+        threshold = float(layer.v_threshold.mean())
+        nn.init.orthogonal_(layer.synapses.weight, gain=2**0.5 * threshold)
+        if layer.synapses.bias is not None:
+            nn.init.uniform_(layer.synapses.bias, 0.0, threshold / 2)
