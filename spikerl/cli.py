@@ -50,7 +50,9 @@ def convert(
         Path | None, typer.Option("--output", "-o", help="Where to save the spiking agent.")
     ] = None,
     env: EnvId = None,
-    sim_steps: Steps = 32,
+    sim_steps: Annotated[
+        int | None, typer.Option("--sim-steps", "-T", help="Steps per decision; 32 if left out.")
+    ] = None,
     n_calibration: Annotated[int, typer.Option(help="Observations to calibrate on.")] = 10_000,
     reset: Annotated[str, typer.Option(help="subtract or zero.")] = "subtract",
     threshold: Annotated[str, typer.Option(help="neuron, layer or model.")] = "neuron",
@@ -174,7 +176,7 @@ def evaluate(
             spiking = to_agent(
                 source,
                 env=make_env,
-                sim_steps=sim_steps or 32,
+                sim_steps=sim_steps,
                 vecnormalize=vecnormalize,
                 seed=seed,
             )

@@ -250,8 +250,9 @@ class Gaussian:
         if not deterministic and self.noise != "none":
             if self.noise == "unknown":
                 raise SpikerlError(
-                    "deterministic=False: this agent explored with gSDE, whose noise depends on "
-                    "the hidden layer and does not travel; call predict(..., deterministic=True)"
+                    "deterministic=False: this agent explored with noise of a network that is not "
+                    "deployed (gSDE, or a deviation beside the spikes); call predict(..., "
+                    "deterministic=True)"
                 )
             log_std = np.clip(values[:, n:], -20, 2) if self.noise == "read" else self.log_std
             mean = mean + np.exp(log_std) * rng.standard_normal(mean.shape)

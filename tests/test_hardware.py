@@ -373,7 +373,7 @@ def test_sampling_is_refused_where_the_noise_is_unknown() -> None:
     agent = replace(thrower(), decoder=Decoder(FinalPotential(), head))
     with policy_of(agent) as policy:
         assert policy.predict(np.zeros(2))[0].shape == (1, 2)
-        with pytest.raises(SpikerlError, match="explored with gSDE"):
+        with pytest.raises(SpikerlError, match="explored with noise"):
             policy.predict(np.zeros(2), deterministic=False)
 
 

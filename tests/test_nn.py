@@ -130,7 +130,7 @@ def test_gradients_are_those_of_the_equations(
     stack = stack_of(surrogate=surrogate, detach_reset=detach, v_threshold=1.5, **rules)
     stack = stack.to(torch.float64)
     for layer in stack.layers:
-        layer.v_init.requires_grad_(True)
+        layer.learn_v_init()
     rows = torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
     inputs = [rows, *stack.parameters()]
     wanted = torch.autograd.grad((by_autograd(stack, rows) ** 2).sum(), inputs)

@@ -12,7 +12,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from inspect import signature
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spikerl.agent import SpikingAgent, checked_seed, checked_whole
-from spikerl.conversion import build, candidate, fidelity, search
+from spikerl.conversion import build, candidate, export, fidelity, search
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source
 from spikerl.conversion.thresholds import RULES
@@ -46,6 +46,7 @@ _RULES = {
     "action_space": None,
 }
 
+STEPS = 32  # per decision, unless asked for others
 _NO_SETTINGS = ("source", "observations", "env", "rules")
 
 
@@ -55,7 +56,7 @@ def convert(
     observations: Any = None,
     env: Any = None,
     n_calibration: int = 10_000,
-    sim_steps: int = 32,
+    sim_steps: int | None = None,
     reset: Reset = "subtract",
     threshold: str = "neuron",
     percentile: float = 99.9,
@@ -75,7 +76,7 @@ def convert(
     env:          else where to collect them on-policy: an id, an environment or a VecEnv. Without
                   either: the checkpoint's environment, the model's, or its replay buffer.
     n_calibration: observations to calibrate on.
-    sim_steps:    steps per decision, T.
+    sim_steps:    steps per decision, T; 32 unless the policy spikes already and has its own.
     reset:        "subtract" or "zero".
     threshold, percentile: "neuron" or "layer" percentile of the activations (100: the maximum), or
                   "model", from the weights alone.
@@ -108,16 +109,26 @@ def convert(
     )
     with _noted() as notes:
         origin = open_source(source, env, options)
+        spikes = origin.stack.layers[0].spikes
+        if spikes is not None:
+            usual, _, _ = _checked({}, **_settings())
+            export.check_settings(recipe, usual, spikes.sim_steps, sim_steps)
+            recipe = replace(recipe, sim_steps=spikes.sim_steps)
+            n_calibration = observing.FEWEST
         sets = _observe(origin, observations, env, n_calibration, seed)
     preprocessing = origin.preprocessing
     verify(origin, sets.held_out)
     rows = preprocessing(sets.calibration)
     tried: list[search.Tried] = []
-    if goal is not None:
+    if goal is not None and spikes is None:
         with _noted() as more:
             recipe, tried = search.cheapest(origin, rows, recipe, goal, seed)
         notes += more
-    made = candidate.made(origin, rows, recipe, seed)
+    if spikes is None:
+        made = candidate.made(origin, rows, recipe, seed)
+    else:
+        made = export.exported(origin.stack)
+        export.check_exported(origin, made, preprocessing(sets.held_out), spikes.sim_steps)
     trial = fidelity.Trial(
         source=origin.stack,
         made=made,
@@ -128,6 +139,7 @@ def convert(
         groups=sets.groups,
         unit=sets.unit,
         seed=seed,
+        trained=spikes is not None,
     )
     return SpikingAgent(
         network=made.network,
@@ -156,8 +168,16 @@ def check_arguments(**arguments: Any) -> None:
     given = signature(convert).bind(None, **arguments)
     given.apply_defaults()
     values = given.arguments
-    settings = {name: values[name] for name in values if name not in _NO_SETTINGS}
-    _checked(values["rules"], **settings)
+    _checked(values["rules"], **_settings(values))
+
+
+def _settings(values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings among convert()'s arguments, or its defaults."""
+    if values is None:
+        bound = signature(convert).bind(None)
+        bound.apply_defaults()
+        values = bound.arguments
+    return {name: values[name] for name in values if name not in _NO_SETTINGS}
 
 
 def _checked(
@@ -179,7 +199,8 @@ def _checked(
         ("readout", options["readout"], build.READOUTS),
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
-    problems += checked_whole("sim_steps", given["sim_steps"]) + checked_seed(given["seed"])
+    sim_steps = STEPS if given["sim_steps"] is None else given["sim_steps"]
+    problems += checked_whole("sim_steps", sim_steps) + checked_seed(given["seed"])
     problems += checked_whole("n_calibration", given["n_calibration"])
     problems += checked_whole("delay_steps", delay, least=0)
     if given["seed"] is None:
@@ -201,7 +222,7 @@ def _checked(
     if problems:
         raise ConversionError("these arguments cannot be used", problems)
     recipe = build.Recipe(
-        sim_steps=int(given["sim_steps"]),
+        sim_steps=int(sim_steps),
         reset=given["reset"],
         threshold=given["threshold"],
         percentile=float(percentile),

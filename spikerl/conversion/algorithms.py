@@ -29,6 +29,8 @@ from spikerl.conversion.tracing import Named, Tracing
 from spikerl.decoding import Binary, Categorical, Gaussian, Head
 from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
+from spikerl.policies.actor_critic import SpikingExtractor
+from spikerl.policies.continuous import SpreadBeside
 
 
 def plain_stack(
@@ -91,7 +93,7 @@ def _feed_forward(policy: BasePolicy) -> TypeGuard[ActorCriticPolicy]:
     return (
         isinstance(policy, ActorCriticPolicy)
         and not isinstance(policy, RecurrentActorCriticPolicy)
-        and isinstance(policy.mlp_extractor, MlpExtractor)
+        and isinstance(policy.mlp_extractor, (MlpExtractor, SpikingExtractor))
     )
 
 
@@ -127,10 +129,15 @@ def _joins(name: str, module: nn.Module) -> bool:
 
 
 def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
+    beside = isinstance(actor, SpreadBeside)
     chain = [
         ("actor.features_extractor", actor.features_extractor),
         ("actor.latent_pi", actor.latent_pi),
     ]
+    if beside:
+        chain.append(("actor.mu", actor.mu))
+        head = _box_head(space, squash="tanh", noise="unknown")
+        return _stack(chain, actor.observation_space, head, actor.mu)
     if not actor.use_sde:
         seen = actor.observation_space
         mean = _layers([*chain, ("actor.mu", actor.mu)], seen)

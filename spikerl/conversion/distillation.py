@@ -59,7 +59,7 @@ class Student(nn.Module):
         layers = [SpikingLayer.of(layer, **NEURON) for layer in network.spiking_layers]  # type: ignore[arg-type]
         self.stack = SpikingStack(layers, sim_steps)
         for layer in layers:
-            layer.v_init.requires_grad_(True)
+            layer.learn_v_init()
         last = network.readout
         assert isinstance(last, Dense)
         self.readout = nn.Linear(last.n_in, last.n_out)

@@ -194,17 +194,19 @@ def _layer_reports(trial: Trial, recording: Recording) -> tuple[LayerReport, ...
         for i, (layer, largest, activation) in enumerate(hidden):
             share = (layer.by_unit(activation) > largest).mean(axis=0)
             beyond[i] = int((share > 0.01).sum())
+    spikes = trial.made.stack.layers[0].spikes
+    names = [layer.name for layer in trial.made.stack.layers[:-1]]
+    if spikes is not None:
+        names = [f"spiking layer {i + 1}" for i in range(len(recording.counts))]
     return tuple(
         LayerReport(
-            name=layer.name,
+            name=name,
             neurons=counts.shape[1],
             rate=float(counts.mean()) / recording.sim_steps,
             saturated=saturated,
             silent=int((counts.sum(axis=0) == 0).sum()),
         )
-        for layer, counts, saturated in zip(
-            trial.made.stack.layers[:-1], recording.counts, beyond, strict=False
-        )
+        for name, counts, saturated in zip(names, recording.counts, beyond, strict=False)
     )
 
 

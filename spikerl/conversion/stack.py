@@ -13,12 +13,25 @@ from typing import Any
 import numpy as np
 
 from spikerl.decoding import Head
-from spikerl.layers import Pair, Shape3
+from spikerl.layers import Layer, Pair, Shape3
 from spikerl.network import AvgPool2d, Conv2d, Dense, FloatArray
 
 BATCH = 256  # rows of images at once: unfolded maps are large
 
 Activation = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Spikes:
+    """Layers that spike already, in front of a plain layer: those of a spiking policy.
+
+    layers: of a SpikingNetwork.  sim_steps: T they were trained for.
+    rates:  spikes per step [B, n] that arrive from the last of them, for rows [B, n_in].
+    """
+
+    layers: tuple[Layer, ...]
+    sim_steps: int
+    rates: Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +47,7 @@ class PlainLayer:
                 the rewriting; else None, and it is calibrated.
     pool:       averages the map before the weights see it.
     input_shape, stride, padding: of a convolution.
+    spikes:     what the rows go through before, in a policy that spikes already.
     """
 
     name: str
@@ -45,6 +59,7 @@ class PlainLayer:
     input_shape: Shape3 | None = None
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
+    spikes: Spikes | None = None
 
     @property
     def units(self) -> int:
@@ -133,11 +148,16 @@ class PlainStack:
     def n_in(self) -> int:
         """Numbers per observation row."""
         first = self.layers[0]
+        if first.spikes is not None:
+            return first.spikes.layers[0].n_in
         return first.core.n_in if first.pool is None else first.pool.n_in
 
     @property
     def reads_images(self) -> bool:
         """Whether the first layer wants maps and not flat rows."""
+        spikes = self.layers[0].spikes
+        if spikes is not None:
+            return isinstance(spikes.layers[0], Conv2d)
         return self.layers[0].input_shape is not None or self.layers[0].pool is not None
 
     def activations(self, rows: FloatArray) -> Iterator[FloatArray]:
@@ -161,6 +181,8 @@ class PlainStack:
 
 
 def _output(layer: PlainLayer, rows: FloatArray) -> FloatArray:
+    if layer.spikes is not None:
+        rows = layer.spikes.rates(rows)
     z = layer.linear(rows)
     if layer.activation is not None:
         z = layer.activation(z)

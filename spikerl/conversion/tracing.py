@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from spikerl.conversion import activations
-from spikerl.conversion.stack import PlainLayer
+from spikerl.conversion.stack import PlainLayer, Spikes
 from spikerl.errors import ConversionError
 from spikerl.network import AvgPool2d, FloatArray
+from spikerl.nn.stack import SpikingStack
 
 Named = list[tuple[str, nn.Module]]
 # Do nothing to a row when acting.
@@ -34,6 +35,13 @@ INSTEAD = {
     nn.LSTM: "spikes have a memory of their own: see stateful agents",
     nn.GRU: "spikes have a memory of their own: see stateful agents",
 }
+
+
+class _Tracer(fx.Tracer):
+    """Does not look into spiking layers: they say themselves what they are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SpikingStack) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _NotPlain(Exception):
@@ -53,6 +61,7 @@ class Tracing:
     # An affine map of the input that no weights have taken up yet: (scale, shift).
     _map: tuple[FloatArray, FloatArray] | None = None
     _pool: AvgPool2d | None = None
+    _spikes: Spikes | None = None
 
     def run(self, chain: Named) -> tuple[PlainLayer, ...]:
         """The layers of the modules, one after the other; raises ConversionError with problems."""
@@ -70,7 +79,7 @@ class Tracing:
         return tuple(self.layers)
 
     def _module(self, name: str, module: nn.Module) -> None:
-        tracer = fx.Tracer()
+        tracer = _Tracer()
         if tracer.is_leaf_module(module, name):
             self._try(name, lambda: self._leaf(name, module))
             return
@@ -141,6 +150,8 @@ class Tracing:
             self._flatten()
         elif isinstance(module, TRANSPARENT):
             pass
+        elif isinstance(module, SpikingStack):
+            self._spiking(module)
         elif type(module) is nn.Linear:
             bias = None if module.bias is None else _array(module.bias)
             self._linear(name, _array(module.weight), bias)
@@ -155,6 +166,19 @@ class Tracing:
         else:
             instead = INSTEAD.get(type(module), "Linear, Conv2d, AvgPool2d and ReLU are")
             raise _NotPlain(f"{type(module).__name__} is not supported; {instead}")
+
+    def _spiking(self, module: SpikingStack) -> None:
+        if self.layers or self._spikes is not None or self._map is not None:
+            raise _NotPlain("only the first layers may spike, with the observation as it is")
+
+        def rates(rows: FloatArray) -> FloatArray:
+            parts = np.array_split(rows, -(-len(rows) // 500))
+            place = next(module.parameters()).device
+            found = [module.decide(torch.as_tensor(part, device=place)) for part in parts]
+            return torch.cat(found).cpu().numpy()
+
+        self._spikes = Spikes(module.to_layers(), module.sim_steps, rates)
+        self.shape = (module.n_out,)
 
     def _flatten(self) -> None:
         self.shape = (int(np.prod(self.shape)),)
@@ -171,7 +195,7 @@ class Tracing:
         elif open_end:
             raise _NotPlain("there is no activation between it and the convolution before")
         else:
-            layer = PlainLayer(name, weight, bias, pool=self._pool)
+            layer = PlainLayer(name, weight, bias, pool=self._pool, spikes=self._spikes)
         self._pool = None
         self.layers.append(layer)
         self.shape = (len(weight),)
@@ -232,6 +256,8 @@ class Tracing:
             kind = "ReLU" if activation is activations.relu else "an activation"
             raise _NotPlain(f"{kind} acts on the observation itself, before any Linear")
         last = self.layers[-1]
+        if last.spikes is not None:
+            raise _NotPlain("behind layers that spike only a read-out, without activation, can be")
         if last.activation is not None:
             if activation is activations.relu and last.activation is activations.relu:
                 return

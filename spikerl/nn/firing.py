@@ -96,7 +96,9 @@ class _Fire(torch.autograd.Function):
         g_v = torch.zeros_like(start) if g_v is None else g_v.clone()
         g_current = torch.zeros_like(before[:1] if constant else before)
         g_decay = torch.zeros_like(decay)
-        if _compiled(before):
+        # With create_graph (TRPO's Fisher products) the steps back are torch operations too; the
+        # potentials count as constants there.
+        if _compiled(before) and not torch.is_grad_enabled():
             kernels.backward(
                 g_spikes.contiguous().numpy(),
                 g_counts.numpy(),

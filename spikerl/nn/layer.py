@@ -28,6 +28,7 @@ class SpikingLayer(nn.Module):
     """
 
     v_threshold: Tensor
+    v_init: Tensor
     fixed_decay: Tensor
 
     def __init__(
@@ -41,9 +42,7 @@ class SpikingLayer(nn.Module):
         self.shape_out = _shape_out(synapses, shape)
         n = prod(self.shape_out)
         self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
-        # a parameter, so that a fit may learn it by asking for its gradient
-        start = torch.full((n,), float(neuron.v_init))
-        self.v_init = nn.Parameter(start, requires_grad=False)
+        self.register_buffer("v_init", torch.full((n,), float(neuron.v_init)))
         decay = neuron.starting_decay
         if neuron.kind == "PLIF":
             self.decay_logit = nn.Parameter(torch.logit(torch.tensor(decay)))
@@ -94,6 +93,12 @@ class SpikingLayer(nn.Module):
     def n_out(self) -> int:
         """Neurons of the layer."""
         return prod(self.shape_out)
+
+    def learn_v_init(self) -> None:
+        """Make the initial potentials parameters, one for each neuron."""
+        start = self.v_init
+        del self.v_init
+        self.v_init = nn.Parameter(start)
 
     def decay(self) -> Tensor:
         """[n_out], by gradient to the learned one."""

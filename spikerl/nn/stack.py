@@ -86,10 +86,12 @@ class SpikingStack(nn.Module):
         counts = np.zeros((len(rows), self.n_out))
         kernels.decide(
             rows,
-            tuple(np.tile(layer.v_init.double().numpy(), (len(rows), 1)) for layer in layers),
+            tuple(
+                np.tile(layer.v_init.detach().double().numpy(), (len(rows), 1)) for layer in layers
+            ),
             tuple(weights),
             tuple(biases),
-            tuple(layer.decay().double().numpy() for layer in layers),
+            tuple(layer.decay().detach().double().numpy() for layer in layers),
             tuple(layer.v_threshold.double().numpy() for layer in layers),
             tuple(int(layer.neuron.reset == "zero") for layer in layers),
             tuple(layer.neuron.delay_steps for layer in layers),

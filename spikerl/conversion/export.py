@@ -1,0 +1,55 @@
+"""A policy that spikes already, written down as the network it is. Imports numpy and the core."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from spikerl.conversion.build import Recipe
+from spikerl.conversion.candidate import Candidate
+from spikerl.conversion.simulation import recordings
+from spikerl.conversion.sources import Source
+from spikerl.conversion.stack import PlainStack
+from spikerl.decoding import Decoder, FinalPotential
+from spikerl.encoding import ConstantCurrent
+from spikerl.errors import ConversionError
+from spikerl.network import Dense, FloatArray, SpikingNetwork
+
+TOLERANCE = 1e-9  # of the largest value: sums of the same numbers in another order
+
+
+def exported(stack: PlainStack) -> Candidate:
+    """The spiking layers and their read-out, with nothing fitted."""
+    (last,) = stack.layers
+    assert last.spikes is not None
+    network = SpikingNetwork((*last.spikes.layers, Dense(last.weight, last.bias, spiking=False)))
+    decoder = Decoder(FinalPotential(), stack.head)
+    return Candidate(stack, [], [], ConstantCurrent(), network, decoder, None)
+
+
+def check_exported(origin: Source, made: Candidate, rows: FloatArray, sim_steps: int) -> None:
+    """Compare the network's values with the policy's; raises ConversionError if they differ."""
+    ours = made.decoder.values(recordings(made.network, made.encoder, rows, sim_steps, 0))
+    theirs = origin.stack.values(rows)
+    error = float(np.abs(ours - theirs).max())
+    if error > TOLERANCE * max(1e-3, float(np.abs(theirs).max())):
+        raise ConversionError(
+            f"the exported network's values differ from the policy's by up to {error:.3g}: the "
+            "policy computes something its layers do not say"
+        )
+
+
+def check_settings(recipe: Recipe, usual: Recipe, own_steps: int, asked: int | None) -> None:
+    """Refuse settings of a conversion: there is nothing to choose for a policy that spikes."""
+    problems = [
+        f"{name}={value!r}"
+        for (name, value), other in zip(asdict(recipe).items(), asdict(usual).values(), strict=True)
+        if value != other and name != "sim_steps"
+    ]
+    if asked is not None and asked != own_steps:
+        problems.append(f"sim_steps={asked}, where it was trained with {own_steps}")
+    if problems:
+        raise ConversionError(
+            "this policy spikes already and is exported as it is; leave these out", problems
+        )

@@ -1,0 +1,19 @@
+"""Spiking policies for Stable-Baselines3 and sb3-contrib: pass the class, or name it in rl-zoo.
+
+Imports torch, SB3 and sb3-contrib.
+"""
+
+from spikerl.policies.actor_critic import SpikingActorCriticPolicy
+from spikerl.policies.continuous import SpikingSACPolicy, SpikingTD3Policy, SpikingTQCPolicy
+from spikerl.policies.dqn import SpikingDQNPolicy, SpikingQRDQNPolicy
+from spikerl.policies.images import SpikingNatureCNN
+
+__all__ = [
+    "SpikingActorCriticPolicy",
+    "SpikingDQNPolicy",
+    "SpikingNatureCNN",
+    "SpikingQRDQNPolicy",
+    "SpikingSACPolicy",
+    "SpikingTD3Policy",
+    "SpikingTQCPolicy",
+]

@@ -1,0 +1,116 @@
+"""Spiking actors for SAC, TQC, TD3 and DDPG. Imports torch, SB3 and sb3-contrib."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sb3_contrib.tqc.policies import Actor as TQCActor
+from sb3_contrib.tqc.policies import TQCPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN, create_mlp
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
+from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError
+from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.keywords import SpikingKeywords, judge_in_batches
+
+
+class SpreadBeside:
+    """Actors whose log standard deviation comes from a network of its own, not through spikes.
+
+    As in PopSAN (Tang et al. 2020): it is needed for exploration only, and stays behind when the
+    spiking network is deployed.
+    """
+
+    def get_action_dist_params(self: Any, obs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Mean and log standard deviation of the action before tanh."""
+        features = self.extract_features(obs, self.features_extractor)
+        mean = self.mu(self.latent_pi(features))
+        log_std = torch.clamp(self.log_std(features), LOG_STD_MIN, LOG_STD_MAX)
+        return mean, log_std, {}
+
+
+class SpikingSACActor(SpreadBeside, SACActor):
+    """SAC's actor with a mean that is read from spikes."""
+
+
+class SpikingTQCActor(SpreadBeside, TQCActor):
+    """TQC's actor with a mean that is read from spikes."""
+
+
+class _Continuous(SpikingKeywords):
+    """Critics of policies that have Q(s, a): SB3's own, unless they are to spike."""
+
+    def make_critic(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        image = self.features_extractor_class is SpikingNatureCNN
+        if image and features_extractor is None and not self.spiking_critic:
+            features_extractor = NatureCNN(self.observation_space)
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
+        if self.spiking_critic and not image:
+            for i, net in enumerate(critic.q_networks):
+                n_in = net[0].in_features
+                spiking = nn.Sequential(
+                    *SpikingKeywords._spiking(self, n_in, _widths(self.net_arch, "qf")), net[-1]
+                ).to(self.device)
+                critic.q_networks[i] = spiking
+                critic.add_module(_name_of(critic, net), spiking)
+        return critic
+
+
+class _Gaussian(_Continuous):
+    """make_actor() of SAC and TQC."""
+
+    actor_class: type[Any]
+
+    def make_actor(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        if self.actor_kwargs["use_sde"]:
+            raise SpikerlError(
+                "use_sde=True draws its noise from the hidden layer, which spikes: leave it out"
+            )
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        actor = self.actor_class(**kwargs)
+        hidden = self._spiking(actor.features_dim, actor.net_arch, actor.features_extractor)
+        actor.latent_pi = hidden
+        beside = list(actor.net_arch) or [64]
+        n_actions = actor.mu.out_features
+        actor.log_std = nn.Sequential(*create_mlp(actor.features_dim, n_actions, beside))
+        return actor.to(self.device)
+
+
+class SpikingSACPolicy(_Gaussian, SACPolicy):
+    """SB3's SACPolicy with a spiking actor; see SpikingKeywords."""
+
+    actor_class = SpikingSACActor
+
+
+class SpikingTQCPolicy(_Gaussian, TQCPolicy):
+    """sb3-contrib's TQCPolicy with a spiking actor; see SpikingKeywords."""
+
+    actor_class = SpikingTQCActor
+
+
+class SpikingTD3Policy(_Continuous, TD3Policy):
+    """SB3's TD3Policy with a spiking actor, for TD3 and DDPG; see SpikingKeywords."""
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> TD3Actor:
+        actor: TD3Actor = super().make_actor(features_extractor)
+        hidden = self._spiking(actor.features_dim, actor.net_arch, actor.features_extractor)
+        actor.mu = nn.Sequential(*hidden, actor.mu[-2], actor.mu[-1]).to(self.device)
+        return actor
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        judge_in_batches(self.actor_target)
+        judge_in_batches(self.critic_target)
+
+
+def _widths(net_arch: Any, part: str) -> list[int]:
+    return list(net_arch[part] if isinstance(net_arch, dict) else net_arch)
+
+
+def _name_of(owner: nn.Module, part: nn.Module) -> str:
+    return next(name for name, module in owner.named_children() if module is part)

@@ -1,0 +1,66 @@
+"""SpikingNatureCNN: the convolutional network of Mnih et al. (2015) with neurons that spike.
+
+Imports torch and SB3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError
+from spikerl.nn.layer import SpikingLayer
+from spikerl.nn.neurons import Neuron
+from spikerl.nn.stack import SpikingStack, initialise
+
+KERNELS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, size, stride
+
+
+class SpikingNatureCNN(BaseFeaturesExtractor):
+    """Images [B, C, H, W] as constant current in, spikes per step [B, features_dim] out.
+
+    kernels: (channels, size, stride) of each convolution; small images want small ones.
+    Raises SpikerlError for observations that are no images, or too small for the kernels.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        *,
+        sim_steps: int = 8,
+        neuron: str = "IF",
+        neuron_kwargs: Mapping[str, Any] | None = None,
+        kernels: Any = KERNELS,
+        normalized_image: bool = False,
+    ) -> None:
+        if len(observation_space.shape) != 3:
+            raise SpikerlError(
+                f"SpikingNatureCNN wants images of shape (channels, height, width), found "
+                f"{observation_space.shape}"
+            )
+        super().__init__(observation_space, features_dim)
+        rules = Neuron(neuron, **(neuron_kwargs or {}))
+        shape: tuple[int, ...] = observation_space.shape
+        layers = []
+        for channels, size, stride in kernels:
+            if min(shape[1:]) < size:
+                raise SpikerlError(
+                    f"a map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}"
+                    "; pass smaller kernels= in features_extractor_kwargs"
+                )
+            layers.append(SpikingLayer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
+            shape = layers[-1].shape_out
+        layers.append(SpikingLayer(nn.Linear(prod(shape), features_dim), rules, (prod(shape),)))
+        self.stack = SpikingStack(layers, sim_steps)
+        initialise(self.stack)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Spikes per step [B, features_dim]."""
+        found: Tensor = self.stack(observations)
+        return found

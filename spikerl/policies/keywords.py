@@ -1,0 +1,135 @@
+"""What every spiking policy takes besides SB3's own keywords. Imports torch and SB3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from torch import nn
+
+from spikerl.errors import SpikerlError
+from spikerl.nn.neurons import Neuron
+from spikerl.nn.stack import SpikingStack, dense_stack, initialise
+from spikerl.policies.images import SpikingNatureCNN
+
+
+class SpikingKeywords:
+    """Mixed into a policy of SB3: hidden layers of the actor spike, the outputs are read from them.
+
+    All keywords are plain strings and numbers, so that an rl-zoo file can hold them.
+
+    sim_steps:      T, steps per decision.
+    neuron:         "IF", "LIF" or "PLIF".
+    neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...
+    spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
+                    extractor of images, that one spikes for both.
+
+    Images go through SpikingNatureCNN, Dict observations through SB3's CombinedExtractor without
+    layers of its own. Orthogonal initialisation is spikerl's for spiking layers (see
+    spikerl.nn.stack.initialise) and SB3's for all others, whatever ortho_init says of the former.
+    Raises SpikerlError for what cannot be.
+    """
+
+    observation_space: spaces.Space[Any]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        *args: Any,
+        sim_steps: int = 8,
+        neuron: str = "IF",
+        neuron_kwargs: Mapping[str, Any] | None = None,
+        spiking_critic: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.sim_steps = sim_steps
+        self.neuron_kwargs = dict(neuron_kwargs or {})
+        self.neuron = _neuron(neuron, self.neuron_kwargs)
+        self.spiking_critic = spiking_critic
+        given = kwargs.get("features_extractor_class")
+        if given is None and is_image_space(observation_space):
+            kwargs["features_extractor_class"] = given = SpikingNatureCNN
+        elif given is None and isinstance(observation_space, spaces.Dict):
+            _check_entries(observation_space)
+            kwargs["features_extractor_class"] = CombinedExtractor
+        if given is SpikingNatureCNN:
+            own = {"sim_steps": sim_steps, "neuron": neuron, "neuron_kwargs": self.neuron_kwargs}
+            kwargs["features_extractor_kwargs"] = {
+                **(kwargs.get("features_extractor_kwargs") or {}),
+                **own,
+            }
+            if kwargs.get("net_arch"):
+                raise SpikerlError(
+                    f"net_arch is {kwargs['net_arch']}: the outputs are read from the last layer "
+                    "of the spiking CNN; leave it out (features_dim in features_extractor_kwargs "
+                    "sets the width of that layer)"
+                )
+            kwargs["net_arch"] = []
+        super().__init__(observation_space, *args, **kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
+        return data | {
+            "sim_steps": self.sim_steps,
+            "neuron": self.neuron.kind,
+            "neuron_kwargs": self.neuron_kwargs,
+            "spiking_critic": self.spiking_critic,
+        }
+
+    def _spiking(self, n_in: int, widths: Sequence[int], extractor: Any = None) -> nn.Sequential:
+        """Spiking hidden layers, or none behind an extractor that spikes itself."""
+        if isinstance(extractor, SpikingNatureCNN):
+            return nn.Sequential()
+        _check_extractor(extractor)
+        return nn.Sequential(
+            dense_stack(n_in, widths, sim_steps=self.sim_steps, neuron=self.neuron)
+        )
+
+
+def stacks(module: nn.Module) -> Iterator[SpikingStack]:
+    """The spiking stacks within a module."""
+    return (part for part in module.modules() if isinstance(part, SpikingStack))
+
+
+def initialise_stacks(module: nn.Module) -> None:
+    """Weights of spiking layers as they should start, after SB3 has been over all layers."""
+    for stack in stacks(module):
+        initialise(stack)
+
+
+def judge_in_batches(module: nn.Module) -> None:
+    """A target network never acts: its stacks work as in training, faster for large batches."""
+    for stack in stacks(module):
+        stack.exact = False
+
+
+def _neuron(kind: str, rules: Mapping[str, Any]) -> Neuron:
+    try:
+        return Neuron(kind, **rules)
+    except TypeError as error:
+        known = ", ".join(name for name in Neuron.__dataclass_fields__ if name != "kind")
+        raise SpikerlError(f"neuron_kwargs: {error}; there are {known}") from None
+
+
+def _check_entries(space: spaces.Dict) -> None:
+    images = [key for key, entry in space.spaces.items() if is_image_space(entry)]
+    if images:
+        raise SpikerlError(
+            f"the entries {', '.join(images)} of the observation are images, which would need "
+            "layers of their own before they are joined; only vectors can be joined"
+        )
+
+
+def _check_extractor(extractor: Any) -> None:
+    learned = [name for name, _ in extractor.named_parameters()] if extractor is not None else []
+    if learned:
+        sizes = sum(int(np.prod(p.shape)) for p in extractor.parameters())
+        raise SpikerlError(
+            f"the features extractor {type(extractor).__name__} has {sizes} weights of its own in "
+            "front of the spiking layers: nothing of it would spike; use FlattenExtractor, or "
+            "SpikingNatureCNN for images"
+        )

@@ -1,0 +1,322 @@
+"""Spiking policies in SB3's algorithms: they train, they are saved, and what they do deploys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch
+from gymnasium import spaces
+from policies import Spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+import spikerl
+from spikerl import HardwarePolicy
+from spikerl.errors import ConversionError, SpikerlError
+from spikerl.nn.stack import SpikingStack
+from spikerl.policies import (
+    SpikingActorCriticPolicy,
+    SpikingDQNPolicy,
+    SpikingQRDQNPolicy,
+    SpikingSACPolicy,
+    SpikingTD3Policy,
+    SpikingTQCPolicy,
+)
+
+SHORT = {"n_steps": 64, "batch_size": 64}
+REPLAY = {"buffer_size": 500, "learning_starts": 50}
+# name: algorithm, policy, environment, arguments
+KINDS: dict[str, tuple[type[BaseAlgorithm], type[Any], str, dict[str, Any]]] = {
+    "ppo": (sb3.PPO, SpikingActorCriticPolicy, "CartPole-v1", SHORT),
+    "ppo box": (sb3.PPO, SpikingActorCriticPolicy, "Pendulum-v1", SHORT),
+    "a2c": (sb3.A2C, SpikingActorCriticPolicy, "Acrobot-v1", {}),
+    "trpo": (sb3_contrib.TRPO, SpikingActorCriticPolicy, "CartPole-v1", SHORT),
+    "dqn": (sb3.DQN, SpikingDQNPolicy, "CartPole-v1", REPLAY),
+    "qrdqn": (sb3_contrib.QRDQN, SpikingQRDQNPolicy, "CartPole-v1", REPLAY),
+    "sac": (sb3.SAC, SpikingSACPolicy, "Pendulum-v1", REPLAY),
+    "tqc": (sb3_contrib.TQC, SpikingTQCPolicy, "Pendulum-v1", REPLAY),
+    "td3": (sb3.TD3, SpikingTD3Policy, "Pendulum-v1", REPLAY),
+    "ddpg": (sb3.DDPG, SpikingTD3Policy, "MountainCarContinuous-v0", REPLAY),
+}
+NEURONS = {
+    "IF": {"neuron": "IF"},
+    "LIF zero": {"neuron": "LIF", "neuron_kwargs": {"reset": "zero", "decay": 0.8}},
+    "PLIF delayed": {"neuron": "PLIF", "neuron_kwargs": {"delay_steps": 1}},
+    "IF 4 bits": {"neuron": "IF", "neuron_kwargs": {"weight_bits": 4, "surrogate": "triangle"}},
+}
+
+
+def model(kind: str, steps: int = 200, **policy_kwargs: Any) -> BaseAlgorithm:
+    """A model of a kind above, trained for some steps."""
+    algorithm, policy, env, arguments = KINDS[kind]
+    torch.set_num_threads(1)
+    kwargs = {"sim_steps": 4, "net_arch": [24, 16], **policy_kwargs}
+    made = algorithm(policy, env, seed=0, device="cpu", policy_kwargs=kwargs, **arguments)  # type: ignore[call-arg]
+    if steps:
+        made.learn(steps)
+        _undecided(made, LAST.get(kind))
+    return made
+
+
+LAST = {
+    **dict.fromkeys(("ppo", "a2c", "trpo"), "action_net"),
+    "dqn": "q_net.q_net.1",
+    "qrdqn": "quantile_net.quantile_net.1",
+}
+
+
+def _undecided(trained: BaseAlgorithm, name: str | None) -> None:
+    """Make no choice the best one everywhere, as it may be after some steps."""
+    if name is None:
+        return
+    last = trained.policy.get_submodule(name)
+    assert isinstance(last, torch.nn.Linear)
+    seen: list[torch.Tensor] = []
+    hook = last.register_forward_hook(lambda module, x, y: seen.append(y))
+    trained.predict(rows_of(trained), deterministic=True)
+    hook.remove()
+    with torch.no_grad():
+        last.bias.sub_(seen[0].mean(dim=0))
+
+
+def rows_of(trained: BaseAlgorithm, n: int = 300) -> np.ndarray:
+    shape = trained.observation_space.shape
+    return np.random.default_rng(0).normal(size=(n, *shape)).astype(np.float32)
+
+
+def assert_same_actions(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert len(np.unique(theirs.round(4))) > 1
+    if theirs.dtype.kind == "f":  # the read-out is added up in float32 by torch, in float64 here
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+    else:
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_policy_trains_with_every_algorithm_it_names(kind: str) -> None:
+    before, after = (dict(model(kind, steps).policy.named_parameters()) for steps in (0, 200))
+    spiking = [name for name in before if "layers.0.synapses" in name and "target" not in name]
+    assert spiking
+    for name in spiking:
+        assert not torch.equal(before[name], after[name]), name
+        assert torch.isfinite(after[name]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_trained_is_what_is_deployed(kind: str) -> None:
+    trained = model(kind)
+    rows = rows_of(trained)
+    theirs = trained.predict(rows, deterministic=True)[0]
+    agent = spikerl.convert(trained, observations=rows)
+    assert agent.sim_steps == 4
+    for backend in ("cpu", "reference"):
+        with HardwarePolicy(agent, backend) as policy:
+            assert_same_actions(policy.predict(rows)[0], theirs)
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("kind", ["ppo", "sac", "dqn"])
+def test_every_neuron_is_deployed_exactly(kind: str, neuron: str) -> None:
+    trained = model(kind, **NEURONS[neuron])
+    rows = rows_of(trained)
+    agent = spikerl.convert(trained, observations=rows)
+    with HardwarePolicy(agent) as policy:
+        assert_same_actions(policy.predict(rows)[0], trained.predict(rows, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("kind", ["ppo", "dqn", "td3"])
+def test_a_policy_trained_with_delays_acts_the_same_on_nest(kind: str) -> None:
+    pytest.importorskip("nest", reason="NEST is not installed")
+    trained = model(kind, neuron_kwargs={"delay_steps": 1})
+    rows = rows_of(trained, 40)
+    agent = spikerl.convert(trained, observations=rows)
+    with HardwarePolicy(agent, "nest") as policy:
+        assert_same_actions(policy.predict(rows)[0], trained.predict(rows, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
+    trained = model(kind, neuron="PLIF", neuron_kwargs={"decay": 0.6, "slope": 3.0})
+    trained.save(tmp_path / "model.zip")
+    again = type(trained).load(tmp_path / "model.zip", device="cpu")
+    rows = rows_of(trained)
+    first, second = (m.predict(rows, deterministic=True)[0] for m in (trained, again))
+    np.testing.assert_array_equal(first, second)
+    agents = [spikerl.convert(m, observations=rows) for m in (trained, again)]
+    assert agents[0].network.fingerprint() == agents[1].network.fingerprint()
+    again.set_env(trained.get_env())
+    again.learn(80)
+    again.set_parameters(trained.get_parameters())
+    np.testing.assert_array_equal(again.predict(rows, deterministic=True)[0], first)
+
+
+def test_a_policy_alone_is_saved_and_loaded_with_its_keywords(tmp_path: Path) -> None:
+    policy = model("ppo", neuron="LIF", neuron_kwargs={"reset": "zero"}).policy
+    policy.save(tmp_path / "policy.pt")
+    again = SpikingActorCriticPolicy.load(tmp_path / "policy.pt", device="cpu")
+    rows = rows_of(model("ppo", 0))
+    np.testing.assert_array_equal(
+        policy.predict(rows, deterministic=True)[0], again.predict(rows, deterministic=True)[0]
+    )
+    assert again.neuron == policy.neuron
+
+
+def test_a_checkpoint_of_a_spiking_policy_is_converted_from_its_file(tmp_path: Path) -> None:
+    trained = model("ppo")
+    trained.save(tmp_path / "model.zip")
+    rows = rows_of(trained)
+    agent = spikerl.convert(tmp_path / "model.zip", algo="ppo", observations=rows)
+    assert agent.network.fingerprint() == (
+        spikerl.convert(trained, observations=rows).network.fingerprint()
+    )
+
+
+def test_resuming_with_another_neuron_is_refused_by_sb3(tmp_path: Path) -> None:
+    trained = model("ppo")
+    trained.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+        sb3.PPO.load(tmp_path / "model.zip", device="cpu", policy_kwargs={"sim_steps": 8})
+
+
+def test_rollouts_and_updates_see_the_same_log_probabilities() -> None:
+    trained = model("ppo")
+    buffer = trained.rollout_buffer  # type: ignore[attr-defined]
+    policy = trained.policy
+    trained.collect_rollouts(trained.env, _callback(trained), buffer, 64)  # type: ignore[attr-defined]
+    policy.set_training_mode(True)
+    data = next(buffer.get(64))
+    actions = data.actions.long().flatten()
+    _, log_prob, _ = policy.evaluate_actions(data.observations, actions)  # type: ignore[operator]
+    close = (log_prob - data.old_log_prob).abs() < 1e-4
+    assert close.float().mean() > 0.95  # float32 against float64: a spike may fall to either side
+
+
+def _callback(trained: BaseAlgorithm) -> Any:
+    return trained._setup_learn(64, None)[1]
+
+
+@pytest.mark.parametrize("kind", ["ppo", "sac", "td3"])
+def test_a_critic_spikes_only_where_it_is_asked_to(kind: str) -> None:
+    def count(trained: BaseAlgorithm) -> int:
+        parts = [m for n, m in trained.policy.named_modules() if "critic" in n or "value_net" in n]
+        return sum(isinstance(part, SpikingStack) for part in parts)
+
+    assert count(model(kind, 0)) == 0
+    assert count(model(kind, 100, spiking_critic=True)) > 0
+
+
+def test_images_go_through_spiking_convolutions() -> None:
+    image = spaces.Box(0, 255, (3, 12, 12), np.uint8)
+    kernels = {"kernels": [[8, 4, 2], [8, 3, 1]], "features_dim": 32}
+    rows = np.random.default_rng(0).integers(0, 256, size=(30, 3, 12, 12), dtype=np.uint8)
+    choices, box = spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)
+    critics = {"spiking_critic": True}  # SB3's own wants images of at least 36 x 36
+    for algorithm, policy, actions, arguments, more in (
+        (sb3.PPO, SpikingActorCriticPolicy, choices, SHORT, {}),
+        (sb3.DQN, SpikingDQNPolicy, choices, REPLAY, {}),
+        (sb3.SAC, SpikingSACPolicy, box, REPLAY, critics),
+    ):
+        made: Any = algorithm(
+            policy,
+            Spaces(image, actions),
+            seed=0,
+            device="cpu",
+            policy_kwargs={"sim_steps": 4, "features_extractor_kwargs": kernels, **more},
+            **arguments,
+        )
+        made.learn(100)
+        agent = spikerl.convert(made, observations=rows)
+        assert [type(x).__name__ for x in agent.network.layers] == [
+            "Conv2d",
+            "Conv2d",
+            *["Dense"] * 2,
+        ]
+        with HardwarePolicy(agent) as deployed:
+            theirs = made.predict(rows, deterministic=True)[0]
+            np.testing.assert_allclose(deployed.predict(rows)[0], theirs, rtol=0, atol=2e-6)
+
+
+def test_entries_of_a_dict_are_joined() -> None:
+    entries = {"a": spaces.Box(-1, 1, (3,), np.float32), "b": spaces.Discrete(4)}
+    env = Spaces(spaces.Dict(entries), spaces.Discrete(3))
+    kwargs = {"sim_steps": 4, "net_arch": [16]}
+    made = sb3.PPO(SpikingActorCriticPolicy, env, seed=0, policy_kwargs=kwargs, **SHORT)
+    made.learn(64)
+    rows = {
+        "a": np.random.default_rng(0).uniform(-1, 1, (40, 3)).astype(np.float32),
+        "b": np.arange(40) % 4,
+    }
+    agent = spikerl.convert(made, observations=rows)
+    with HardwarePolicy(agent) as deployed:
+        theirs = made.predict(rows, deterministic=True)[0]
+        np.testing.assert_array_equal(deployed.predict(rows)[0], theirs)
+
+
+def test_a_spiking_policy_learns_to_balance() -> None:
+    torch.set_num_threads(1)
+    env = Monitor(gym.make("CartPole-v1"))
+    made = sb3.PPO(
+        SpikingActorCriticPolicy,
+        env,
+        seed=1,
+        device="cpu",
+        n_steps=256,
+        learning_rate=2e-3,
+        gamma=0.98,
+        gae_lambda=0.8,
+        policy_kwargs={"sim_steps": 4, "net_arch": [32, 32]},
+    )
+    before, _ = evaluate_policy(made, env, 5)
+    made.learn(6000)
+    after, _ = evaluate_policy(made, env, 5)
+    assert after > 100 > before
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"neuron": "HH"}, "there are IF, LIF, PLIF"),
+        ({"sim_steps": 0}, "sim_steps must be a whole number >= 1, found 0"),
+        ({"neuron_kwargs": {"surrogate": "spline"}}, "there is no surrogate 'spline'; there are"),
+        ({"neuron_kwargs": {"leak": 1}}, "there are decay, v_threshold"),
+        ({"net_arch": []}, "needs hidden layers"),
+    ],
+)
+def test_what_cannot_be_a_policy_is_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpikerlError, match=message):
+        model("dqn", 0, **kwargs)
+
+
+def test_gsde_is_refused_where_its_noise_would_come_from_spikes() -> None:
+    with pytest.raises(SpikerlError, match="use_sde=True draws its noise"):
+        sb3.SAC(SpikingSACPolicy, "Pendulum-v1", use_sde=True)
+
+
+def test_layers_in_front_of_the_spikes_are_refused() -> None:
+    image = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    extractor = sb3.common.torch_layers.NatureCNN
+    with pytest.raises(SpikerlError, match="nothing of it would spike; use FlattenExtractor"):
+        sb3.PPO(
+            SpikingActorCriticPolicy,
+            Spaces(image, spaces.Discrete(2)),
+            policy_kwargs={"features_extractor_class": extractor, "net_arch": [8]},
+        )
+    with pytest.raises(SpikerlError, match=r"net_arch is \[8\]: the outputs are read"):
+        sb3.PPO(
+            SpikingActorCriticPolicy,
+            Spaces(image, spaces.Discrete(2)),
+            policy_kwargs={"net_arch": [8]},
+        )
+
+
+def test_settings_of_a_conversion_are_refused_for_what_spikes_already() -> None:
+    trained = model("dqn", 0)
+    with pytest.raises(ConversionError, match=r"(?s)leave these out.*reset='zero'.*sim_steps=16"):
+        spikerl.convert(trained, observations=rows_of(trained), sim_steps=16, reset="zero")
