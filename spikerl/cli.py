@@ -59,7 +59,10 @@ def convert(
     percentile: Annotated[float, typer.Option(help="Of the activations; 100: maximum.")] = 99.9,
     encoder: Annotated[str, typer.Option(help="constant, poisson or equidistant.")] = "constant",
     decoder: Annotated[
-        str, typer.Option(help="potential, spike_count, signed_spike_count or first_spike.")
+        str,
+        typer.Option(
+            help="potential, residual_potential, spike_count, signed_spike_count or first_spike."
+        ),
     ] = "potential",
     readout: Annotated[str, typer.Option(help="auto, fitted or copied.")] = "auto",
     neurons_per_unit: Annotated[

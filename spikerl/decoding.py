@@ -135,6 +135,65 @@ class FirstSpike:
         return values
 
 
+@dataclass(frozen=True, eq=False)
+class ResidualPotential:
+    """weight @ r + bias, r = (count * v_threshold + v(T) - v_init) / (T * v_threshold) in [0, 1].
+
+    Under reset by subtraction without leak the bracket is all the input a neuron of the last layer
+    received, so r is what its spikes per step stand for without their rounding to 1 / T (Bu et al.
+    2022 name that rest). The last layer spikes; the sum of weights is left to the host, n numbers
+    per neuron and decision.
+
+    weight: [n_values, n].  bias: [n_values].  v_threshold, v_init: scalar or [n], of the layer.
+    """
+
+    weight: Any
+    bias: Any
+    v_threshold: Any = 1.0
+    v_init: Any = 0.0
+
+    needs_spikes = False
+    in_units = True
+
+    def __post_init__(self) -> None:
+        _freeze(self, "weight", "bias", "v_threshold", "v_init")
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        return len(self.weight)
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        last = network.readout
+        if not last.spiking:
+            return ["ResidualPotential reads a last layer that spikes, found a read-out"]
+        found = []
+        if self.weight.shape != (len(self.bias), last.n_out):
+            found.append(
+                f"the weights of ResidualPotential have shape {self.weight.shape}, wanted "
+                f"({len(self.bias)}, {last.n_out})"
+            )
+        if last.reset != "subtract" or (last.decay != 1).any() or last.v_min is not None:
+            found.append(
+                "ResidualPotential needs reset='subtract', decay=1 and no v_min in the last layer: "
+                "else count and potential do not add up to the input received"
+            )
+        return found
+
+    def rates(self, recording: Recording, layer: int = -1) -> FloatArray:
+        """r [B, n] of a layer: of the last one, or of another by its index."""
+        potential = recording.potentials[layer]
+        if potential is None:
+            raise SpikerlError(
+                "the back end does not record potentials: decode spike counts instead"
+            )
+        received = recording.counts[-1] + (potential - self.v_init) / self.v_threshold
+        rates: FloatArray = np.clip(received / recording.sim_steps, 0.0, 1.0)
+        return rates
+
+    def values(self, recording: Recording) -> FloatArray:
+        values: FloatArray = self.rates(recording) @ self.weight.T + self.bias
+        return values
+
+
 class Head(Protocol):
     """Turns values into actions of one action space."""
 

@@ -148,6 +148,10 @@ READS = Tagged(
             decoding.SpikeCount, {"scale": Array(), "offset": Array(), "signed": Flag()}
         ),
         "first_spike": Record(decoding.FirstSpike, {}),
+        "residual_potential": Record(
+            decoding.ResidualPotential,
+            {"weight": _WEIGHT, "bias": _WEIGHT, "v_threshold": Array(), "v_init": Array()},
+        ),
     }
 )
 HEADS = Tagged(

@@ -18,6 +18,7 @@ from spikerl.decoding import (
     FinalPotential,
     FirstSpike,
     Gaussian,
+    ResidualPotential,
     SpikeCount,
 )
 from spikerl.encoding import (
@@ -188,6 +189,22 @@ def thrower() -> SpikingAgent:
     )
 
 
+def reader() -> SpikingAgent:
+    """Spikes and remaining potentials are added up outside the network."""
+    space = spaces.Box(-1, 1, (2,))
+    layer = Dense(weights(1, 4, 2), weights(2, 4), v_threshold=1.25, v_init=0.5)
+    read = ResidualPotential(weights(3, 3, 4), weights(4, 3), 1.25, 0.5)
+    return SpikingAgent(
+        network=SpikingNetwork((layer,)),
+        preprocessing=from_space(space),
+        encoder=ConstantCurrent(),
+        decoder=Decoder(read, Categorical((3,))),
+        sim_steps=5,
+        observation_space=space,
+        action_space=spaces.Discrete(3),
+    )
+
+
 def balancer(**changes: Any) -> SpikingAgent:
     """Keeps CartPole up: pushes where the pole leans and falls."""
     weight = np.array([[-0.1, -0.5, -3.0, -2.0], [0.1, 0.5, 3.0, 2.0]])
@@ -207,7 +224,7 @@ def balancer(**changes: Any) -> SpikingAgent:
 
 
 AGENTS: dict[str, Callable[[], SpikingAgent]] = {
-    maker.__name__: maker for maker in (pole, pixels, arm, walker, racer, thrower)
+    maker.__name__: maker for maker in (pole, pixels, arm, walker, racer, thrower, reader)
 }
 
 

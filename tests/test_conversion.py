@@ -135,6 +135,36 @@ def test_encoders_and_decoders_keep_the_values(cartpole: Any, encoder: str, deco
     assert agent.report.value_error < (0.7 if encoder == "poisson" else 0.35)
 
 
+def test_residual_potentials_come_closer_than_spikes_alone(cartpole: Any) -> None:
+    source, observations = cartpole
+    error = {}
+    for decoder in ("potential", "residual_potential"):
+        agent = spikerl.convert(
+            source, observations=observations, sim_steps=32, decoder=decoder, readout="copied"
+        )
+        assert agent.report is not None
+        error[decoder] = agent.report.value_error
+    assert all(layer.spiking for layer in agent.network.neuron_layers)
+    assert error["residual_potential"] < 0.7 * error["potential"]
+
+
+def test_residual_potentials_are_refused_with_every_reason() -> None:
+    net = nn.Sequential(nn.Linear(2, 3))
+    spaces_ = {
+        "observation_space": spaces.Box(-1, 1, (2,), np.float32),
+        "action_space": spaces.Discrete(3),
+    }
+    observations = np.random.default_rng(0).uniform(-1, 1, (600, 2)).astype(np.float32)
+    with pytest.raises(ConversionError, match=r"(?s)reset='zero' loses.*no hidden layer"):
+        spikerl.convert(
+            net,
+            observations=observations,
+            decoder="residual_potential",
+            reset="zero",
+            **spaces_,
+        )
+
+
 def test_a_q_function_that_is_always_negative_is_decoded_from_spike_counts() -> None:
     net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
     torch.manual_seed(0)

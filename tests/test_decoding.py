@@ -15,6 +15,7 @@ from spikerl.decoding import (
     FinalPotential,
     FirstSpike,
     Gaussian,
+    ResidualPotential,
     SpikeCount,
 )
 from spikerl.errors import SpikerlError
@@ -50,6 +51,33 @@ def test_the_final_potential_is_the_mean_input() -> None:
     assert got.tolist() == [[4.5, -1.5]]
     total = FinalPotential(v_init=1.0, average=False).values(recording(potential=[[9.0, -7.0]]))
     assert total.tolist() == [[8.0, -8.0]]
+
+
+def test_residual_potentials_give_what_a_neuron_received_without_rounding() -> None:
+    random = rng(3)
+    weight, bias = random.normal(size=(6, 3)), random.normal(size=6) * 0.3
+    layer = Dense(weight, bias, v_threshold=1.5, v_init=0.4)
+    read = ResidualPotential(random.normal(size=(2, 6)), [0.5, -1.0], 1.5, 0.4)
+    rows = random.normal(size=(50, 3)) * 0.4
+    drive = np.broadcast_to(rows, (5, 50, 3))
+    found = read.values(simulate(SpikingNetwork((layer,)), drive))
+    received = (rows @ weight.T + bias) / 1.5
+    for kind in (received < 0, (received > 0) & (received < 0.1), received > 1):
+        assert kind.any()
+    np.testing.assert_allclose(
+        found, np.clip(received, 0, 1) @ read.weight.T + read.bias, rtol=0, atol=1e-12
+    )
+
+
+def test_residual_potentials_are_refused_where_they_mean_nothing() -> None:
+    read = ResidualPotential(np.ones((2, 4)), np.zeros(2))
+    leaky = SpikingNetwork((Dense(np.ones((4, 2)), decay=0.9, reset="zero"),))
+    assert read.problems(SPIKING) == []
+    assert "found a read-out" in read.problems(READOUT)[0]
+    assert "do not add up" in read.problems(leaky)[0]
+    assert "wanted (2, 4)" in ResidualPotential(np.ones((2, 3)), np.zeros(2)).problems(SPIKING)[0]
+    with pytest.raises(SpikerlError, match="does not record potentials"):
+        read.values(recording(counts=[[1, 0, 0, 0]]))
 
 
 def test_the_final_potential_of_a_simulated_read_out_is_w_x_plus_b() -> None:

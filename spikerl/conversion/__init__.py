@@ -83,10 +83,11 @@ def convert(
     seed:         of everything random.
 
     rules: v_init (0.5 thresholds), encoder ("constant", "poisson", "equidistant"), decoder
-    ("potential", "spike_count", "signed_spike_count", "first_spike"), readout ("copied": the last
-    layer is the source's; "fitted": it is fitted by ridge regression to what the spiking layers
-    really send within T steps; "auto": whichever does best on calibration observations kept out
-    of the fit), delay_steps (of every hidden layer), neurons_per_unit (k: a unit resolves k * T
+    ("potential"; "residual_potential": the host adds what the last hidden neurons received, spikes
+    and remaining potential; "spike_count", "signed_spike_count", "first_spike"), readout ("copied":
+    the last layer is the source's; "fitted": it is fitted by ridge regression to what the spiking
+    layers really send within T steps; "auto": whichever does best on calibration observations kept
+    out of the fit), delay_steps (of every hidden layer), neurons_per_unit (k: a unit resolves k * T
     levels; None: 1 for a ReLU, for another activation as many as keep the tolerance), tolerance
     (mean error of the ramps as a share of the activation's standard deviation), vecnormalize (path
     or object), algo (the algorithm a file must be of), observation_space, action_space.

@@ -14,6 +14,7 @@ from spikerl.decoding import (
     FirstSpike,
     Head,
     Read,
+    ResidualPotential,
     SpikeCount,
 )
 from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes, PoissonSpikes
@@ -23,7 +24,10 @@ from spikerl.network import Dense, FloatArray, Layer, Reset, SpikingNetwork
 ENCODERS = ("constant", "poisson", "equidistant")
 READOUTS = ("auto", "fitted", "copied")
 RIDGE = (1e-4, 1e-2, 1.0)  # penalties tried; few observations want a large one
-DECODERS = ("potential", "spike_count", "signed_spike_count", "first_spike")
+DECODERS = (
+    *("potential", "residual_potential"),
+    *("spike_count", "signed_spike_count", "first_spike"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ def read_out(last: PlainLayer) -> list[Layer]:
     return [*pooling(last), Dense(last.weight, last.bias, spiking=False)]
 
 
+def residual(last: PlainLayer, recipe: Recipe) -> ResidualPotential:
+    """The last layer on the host, which reads counts and potentials of the layer before."""
+    return ResidualPotential(last.weight, last.bias, v_init=recipe.v_init)
+
+
 def pooling(layer: PlainLayer) -> list[Layer]:
     """The pooling before a layer, if any."""
     return [] if layer.pool is None else [layer.pool]
@@ -147,6 +156,7 @@ def close_network(
     """The whole network and its decoder, for the source's values [B, n] on calibration rows.
 
     "potential": a read-out that never fires; the answer is its mean input.
+    "residual_potential": no read-out; the host adds what the last hidden neurons received.
     "spike_count": the last layer spikes. All values are lifted by one offset above zero, divided by
                    one scale (argmax is unchanged), and both are undone when decoding.
     "signed_spike_count": a neuron for +value and one for -value, less the middle of all values.
@@ -155,6 +165,8 @@ def close_network(
     """
     if recipe.decoder == "potential":
         return SpikingNetwork((*hidden, *read_out(last))), Decoder(FinalPotential(), stack.head)
+    if recipe.decoder == "residual_potential":
+        return SpikingNetwork(tuple(hidden)), Decoder(residual(last, recipe), stack.head)
     if recipe.decoder == "first_spike" and not isinstance(stack.head, Categorical):
         raise ConversionError(
             "first_spike orders actions: it cannot give continuous or binary ones"

@@ -66,6 +66,8 @@ def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> C
     encoder = build.make_encoder(recipe, rows)
     hidden = build.make_hidden(stack, theta, encoder, recipe)
     last = build.last_layer(stack, theta, encoder)
+    if recipe.decoder == "residual_potential" and (problems := _no_residual(recipe, stack)):
+        raise ConversionError("residual potentials cannot be read", problems)
     penalty = None
     if recipe.readout != "copied" and hidden:
         spiking = SpikingNetwork((*hidden, *build.read_out(last)))
@@ -73,6 +75,18 @@ def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> C
     values = origin.stack.values(rows)
     network, decoder = build.close_network(hidden, last, values, stack, recipe)
     return Candidate(stack, ramps, theta, encoder, network, decoder, penalty)
+
+
+def _no_residual(recipe: build.Recipe, stack: PlainStack) -> list[str]:
+    """Every reason against decoder="residual_potential"."""
+    found = []
+    if recipe.reset != "subtract":
+        found.append("reset='zero' loses what exceeds the threshold, so it cannot be added up")
+    if len(stack.layers) < 2:
+        found.append("the policy has no hidden layer whose potentials could be read")
+    if stack.layers[-1].pool is not None:
+        found.append("there is pooling before the last layer")
+    return found
 
 
 def _fitted(
@@ -91,8 +105,11 @@ def _fitted(
     stack = origin.stack
     some, kept = fitting_rows(rows, seed)
     both = np.concatenate([some, kept])
-    counts = recordings(network, encoder, both, recipe.sim_steps, seed + 1).counts[-1]
-    rates, target = build.seen(last, counts / recipe.sim_steps), stack.values(both)
+    recording = recordings(network, encoder, both, recipe.sim_steps, seed + 1)
+    sent = recording.counts[-1] / recipe.sim_steps
+    if recipe.decoder == "residual_potential":
+        sent = build.residual(last, recipe).rates(recording, layer=-2)
+    rates, target = build.seen(last, sent), stack.values(both)
     n = len(some)
 
     def fit(penalty: float) -> PlainLayer:
