@@ -35,6 +35,12 @@ class Known:
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
+    "nest:iaf_psc_delta": Known(
+        "spikerl.backends.nest_models:DeltaBackend", ("nest", "threadpoolctl"), "nest"
+    ),
+    "nest:pp_psc_delta": Known(
+        "spikerl.backends.nest_models:PointProcessBackend", ("nest", "threadpoolctl"), "nest"
+    ),
     "pynn:brian2": Known(
         "spikerl.backends.pynn_brian2:PynnBrian2Backend",
         ("brian2", "pyNN"),

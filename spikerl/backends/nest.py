@@ -90,6 +90,7 @@ class NestBackend:
             raise BackendError(f"calls='kernel' is not possible: {lacking}; use calls='public'")
         public = calls == "public" or bool(lacking)
         session = (NestSession if public else KernelSession)(network, batch_size)
+        session.backend = self.name
         return self_tested(session, self.capabilities)
 
 
@@ -132,7 +133,7 @@ class NestSession(Session):
                 pending = []
 
     def _add(self, layer: NeuronLayer, stack: list[Layer]) -> None:
-        nodes = Nodes(self._nest, layer, self._batch)
+        nodes = self._nodes(layer)
         if not self._layers:
             self._first = stack
         else:
@@ -145,6 +146,9 @@ class NestSession(Session):
             weights = layer.recurrent_weight[targets, senders]
             self._connect(nodes, senders, nodes, targets, weights)
         self._layers.append(nodes)
+
+    def _nodes(self, layer: NeuronLayer) -> Nodes:
+        return Nodes(self._nest, layer, self._batch)
 
     def _connect(
         self,
@@ -246,6 +250,13 @@ class Nodes:
         own = {} if self.late else {"V_th": NEVER, "V_reset": 0.0}
         model = "eprop_iaf" if self.late else "iaf_psc_delta"
         self.nodes = self._made(nest, model, {**COMMON, **own}, threshold - EDGE * (not self.late))
+        self.decay = np.tile(np.broadcast_to(layer.decay, n), batch_size)
+        if (self.decay != 1).any():  # P33 = exp(-1 ms / tau_m), and C_m for P30 = 1
+            leaky = self.decay < 1
+            tau = np.full(len(self.decay), COMMON["tau_m"])
+            tau[leaky] = -1.0 / np.log(self.decay[leaky])
+            self.nodes.tau_m = tau
+            self.nodes.C_m = np.where(leaky, -np.expm1(-1.0 / tau) * tau, COMMON["C_m"])
         if layer.spiking:
             self.recorder = nest.Create("spike_recorder")
             nest.Connect(self.nodes, self.recorder)

@@ -79,7 +79,7 @@ class KernelSession(NestSession):
         self._floor = floor
         for nodes, (lift, order) in zip(self._layers, self._lifts, strict=True):
             nodes.nodes.V_min = -floor
-            lift.weight = floor + nodes.start_at[order]
+            lift.weight = (nodes.decay * (floor + nodes.start_at))[order]
 
     def _simulate(self, steps: int) -> None:
         self._nest.Simulate(float(steps))
