@@ -80,6 +80,9 @@ def convert(
     delay_steps: Annotated[
         int, typer.Option(help="Steps until the next layer hears a spike; 1 on NEST and chips.")
     ] = 0,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="Round weights as a target of so many bits does.")
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Train the result on what the source does: minutes.")
     ] = False,
@@ -115,6 +118,7 @@ def convert(
             target_error=target_error,
             max_neurons=max_neurons,
             delay_steps=delay_steps,
+            weight_bits=weight_bits,
             vecnormalize=vecnormalize,
             seed=seed,
         )

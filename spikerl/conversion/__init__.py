@@ -36,6 +36,8 @@ _RULES = {
     "delay_steps": 0,
     "neurons_per_unit": None,
     "tolerance": 0.002,
+    "rate_scale": None,
+    "weight_bits": None,
     "target_agreement": None,
     "target_error": None,
     "max_sim_steps": None,
@@ -89,8 +91,12 @@ def convert(
     layers really send within T steps; "auto": whichever does best on calibration observations kept
     out of the fit), delay_steps (of every hidden layer), neurons_per_unit (k: a unit resolves k * T
     levels; None: 1 for a ReLU, for another activation as many as keep the tolerance), tolerance
-    (mean error of the ramps as a share of the activation's standard deviation), vecnormalize (path
-    or object), algo (the algorithm a file must be of), observation_space, action_space.
+    (mean error of the ramps as a share of the activation's standard deviation), rate_scale (spikes
+    per step for the largest activation; None: 1, and for reset "zero" the best of 1, 1/2 and 1/4 on
+    calibration observations kept out of the fit), weight_bits (None, or the bits of a target's
+    weights and biases, to which those of every layer are rounded before the next thing is fitted),
+    vecnormalize (path or object), algo (the algorithm a file must be of), observation_space,
+    action_space.
 
     With target_agreement (a share) or, for continuous actions, target_error (in %) the cheapest
     setting that meets it is searched, up to max_sim_steps (sim_steps) steps and max_neurons (any
@@ -156,7 +162,7 @@ def convert(
             "observations": sets.origin,
             "n_calibration": len(rows),
             "seed": seed,
-            "recipe": {**asdict(recipe), "penalty": made.penalty},
+            "recipe": {**asdict(recipe), "penalty": made.penalty, "rate_scale": made.rate_scale},
             "search": [asdict(entry) for entry in tried],
             "versions": _versions(),
         },
@@ -192,6 +198,7 @@ def _checked(
     options = {**_RULES, **rules}
     percentile, v_init, delay = given["percentile"], options["v_init"], options["delay_steps"]
     per_unit, tolerance = options["neurons_per_unit"], options["tolerance"]
+    rate_scale, bits = options["rate_scale"], options["weight_bits"]
     choices = (
         ("reset", given["reset"], RESETS),
         ("threshold", given["threshold"], RULES),
@@ -215,6 +222,10 @@ def _checked(
         problems += checked_whole("neurons_per_unit", per_unit)
     if not (_is_number(tolerance) and tolerance > 0):
         problems.append(f"tolerance must be a number > 0, found {tolerance!r}")
+    if bits is not None:
+        problems += checked_whole("weight_bits", bits, least=2)
+    if rate_scale is not None and not (_is_number(rate_scale) and 0 < rate_scale <= 1):
+        problems.append(f"rate_scale is spikes per step in (0, 1], found {rate_scale!r}")
     if not (_is_number(percentile) and 0 < percentile <= 100):
         problems.append(f"percentile must be in (0, 100], found {percentile!r}")
     if not (_is_number(v_init) and 0 <= v_init < 1):
@@ -234,6 +245,8 @@ def _checked(
         delay_steps=int(delay),
         neurons_per_unit=None if per_unit is None else int(per_unit),
         tolerance=float(tolerance),
+        rate_scale=None if rate_scale is None else float(rate_scale),
+        weight_bits=None if bits is None else int(bits),
     )
     return recipe, _goal(options, recipe.sim_steps), options
 

@@ -19,7 +19,7 @@ from spikerl.decoding import (
 )
 from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes, PoissonSpikes
 from spikerl.errors import ConversionError
-from spikerl.network import Dense, FloatArray, Layer, Reset, SpikingNetwork
+from spikerl.network import Conv2d, Dense, FloatArray, Layer, Reset, SpikingNetwork
 
 ENCODERS = ("constant", "poisson", "equidistant")
 READOUTS = ("auto", "fitted", "copied")
@@ -45,6 +45,8 @@ class Recipe:
     delay_steps: int
     neurons_per_unit: int | None
     tolerance: float
+    rate_scale: float | None = None
+    weight_bits: int | None = None
 
 
 def make_encoder(recipe: Recipe, rows: FloatArray) -> Encoder:
@@ -80,6 +82,16 @@ def make_hidden(
             )
         )
     return found
+
+
+def rounded(layer: Layer, bits: int | None) -> Layer:
+    """Weights and bias as whole multiples of one step, the largest of them 2^(bits - 1) - 1."""
+    if bits is None or not isinstance(layer, (Dense, Conv2d)):
+        return layer
+    largest = max(float(np.abs(layer.weight).max()), float(np.abs(layer.bias).max()))
+    step = (largest or 1.0) / (2 ** (bits - 1) - 1)
+    weight, bias = (np.rint(part / step) * step for part in (layer.weight, layer.bias))
+    return replace(layer, weight=weight, bias=bias)
 
 
 def last_layer(stack: PlainStack, theta: list[FloatArray], encoder: Encoder) -> PlainLayer:

@@ -5,7 +5,7 @@ Imports numpy, the plain stack, build and simulation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from spikerl.network import FloatArray, SpikingNetwork
 from spikerl.statistics import Estimate, mean, share
 
 FIT_ROWS = 3000
+RATE_SCALES = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Candidate:
     stack:   the source's with ReLUs only, which the network was built from; ramps: how.
     theta:   [units] per hidden layer.
     penalty: of the fit of the last layer, None if it is copied.
+    rate_scale: spikes per step that theta has been divided by.
+    rounded: whether weights are those of a target with few bits.
     """
 
     stack: PlainStack
@@ -44,6 +47,8 @@ class Candidate:
     network: SpikingNetwork
     decoder: Decoder
     penalty: float | None
+    rate_scale: float = 1.0
+    rounded: bool = False
 
 
 def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> Candidate:
@@ -62,19 +67,41 @@ def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> C
             f"spikes take delay_steps={recipe.delay_steps} after each of {len(stack.layers) - 1} "
             f"spiking layers, {under_way} in all: none arrives within sim_steps={recipe.sim_steps}"
         )
-    theta = thresholds(stack, rows, recipe.threshold, recipe.percentile)
+    whole = thresholds(stack, rows, recipe.threshold, recipe.percentile)
     encoder = build.make_encoder(recipe, rows)
-    hidden = build.make_hidden(stack, theta, encoder, recipe)
-    last = build.last_layer(stack, theta, encoder)
     if recipe.decoder == "residual_potential" and (problems := _no_residual(recipe, stack)):
         raise ConversionError("residual potentials cannot be read", problems)
-    penalty = None
-    if recipe.readout != "copied" and hidden:
-        spiking = SpikingNetwork((*hidden, *build.read_out(last)))
-        last, penalty = _fitted(origin, spiking, encoder, last, rows, recipe, seed)
-    values = origin.stack.values(rows)
-    network, decoder = build.close_network(hidden, last, values, stack, recipe)
-    return Candidate(stack, ramps, theta, encoder, network, decoder, penalty)
+    found: list[tuple[float, Candidate]] = []
+    for scale in _rate_scales(stack, recipe):
+        theta = [part / scale for part in whole]
+        hidden = build.make_hidden(stack, theta, encoder, recipe)
+        hidden = [build.rounded(layer, recipe.weight_bits) for layer in hidden]
+        fit = _Fit(build.last_layer(stack, theta, encoder), None, 0.0)
+        if hidden:
+            spiking = SpikingNetwork((*hidden, *build.read_out(fit.last)))
+            fit = _fitted(origin, spiking, encoder, fit.last, rows, recipe, seed)
+        values = origin.stack.values(rows)
+        network, decoder = build.close_network(hidden, fit.last, values, stack, recipe)
+        if recipe.weight_bits is not None:
+            *others, end = network.layers
+            network = replace(network, layers=(*others, build.rounded(end, recipe.weight_bits)))
+        one = Candidate(stack, ramps, theta, encoder, network, decoder, fit.penalty, scale)
+        one = replace(one, rounded=recipe.weight_bits is not None)
+        found.append((fit.quality, one))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _rate_scales(stack: PlainStack, recipe: build.Recipe) -> tuple[float, ...]:
+    """Spikes per step that the largest activation may be given: those to choose from.
+
+    A neuron that is reset to zero loses what exceeds its threshold; with more steps from spike to
+    spike that is less of each, but spikes are fewer. Ramps end where their neurons saturate, so
+    their rates are given.
+    """
+    if recipe.rate_scale is not None:
+        return (recipe.rate_scale,)
+    ramps = any(layer.ceiling is not None for layer in stack.layers)
+    return (1.0,) if recipe.reset == "subtract" or ramps or len(stack.layers) < 2 else RATE_SCALES
 
 
 def _no_residual(recipe: build.Recipe, stack: PlainStack) -> list[str]:
@@ -89,6 +116,15 @@ def _no_residual(recipe: build.Recipe, stack: PlainStack) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The last layer, the penalty of its fit (None: copied), and how well it does on kept rows."""
+
+    last: PlainLayer
+    penalty: float | None
+    quality: float
+
+
 def _fitted(
     origin: Source,
     network: SpikingNetwork,
@@ -97,37 +133,42 @@ def _fitted(
     rows: FloatArray,
     recipe: build.Recipe,
     seed: int,
-) -> tuple[PlainLayer, float | None]:
-    """The last layer fitted to the hidden layers' spikes, and the penalty of the fit.
+) -> _Fit:
+    """The last layer fitted to the spikes that reach it in time.
 
     "auto" compares copied weights and fits of several penalties on rows kept out of the fit.
     """
     stack = origin.stack
     some, kept = fitting_rows(rows, seed)
     both = np.concatenate([some, kept])
-    recording = recordings(network, encoder, both, recipe.sim_steps, seed + 1)
+    residual = recipe.decoder == "residual_potential"
+    # The spikes of the last steps are still under way when a decision ends.
+    steps = recipe.sim_steps - (0 if residual else recipe.delay_steps)
+    recording = recordings(network, encoder, both, steps, seed + 1)
     sent = recording.counts[-1] / recipe.sim_steps
-    if recipe.decoder == "residual_potential":
+    if residual:
         sent = build.residual(last, recipe).rates(recording, layer=-2)
     rates, target = build.seen(last, sent), stack.values(both)
     n = len(some)
 
-    def fit(penalty: float) -> PlainLayer:
-        return build.fitted(last, rates[:n], target[:n], stack.head, penalty)
-
-    if recipe.readout == "fitted" or not len(kept):
-        return fit(build.RIDGE[0]), build.RIDGE[0]
-    candidates: list[tuple[PlainLayer, float | None]] = [(fit(p), p) for p in build.RIDGE]
-    candidates.append((last, None))
-
-    def quality(candidate: tuple[PlainLayer, float | None]) -> float:
-        layer, _ = candidate
+    def judged(layer: PlainLayer, penalty: float | None) -> _Fit:
+        if not len(kept):
+            return _Fit(layer, penalty, 0.0)
         values = rates[n:] @ layer.weight.T + layer.bias
-        estimate = action_quality(values, target[n:], stack.head, origin.action_space)
-        continuous = isinstance(origin.action_space, spaces.Box)
-        return -estimate.value if continuous else estimate.value
+        quality = action_quality(values, target[n:], stack.head, origin.action_space).value
+        worse = isinstance(origin.action_space, spaces.Box)
+        return _Fit(layer, penalty, -quality if worse else quality)
 
-    return max(candidates, key=quality)
+    def fit(penalty: float) -> _Fit:
+        layer = build.fitted(last, rates[:n], target[:n], stack.head, penalty)
+        return judged(layer, penalty)
+
+    if recipe.readout == "copied":
+        return judged(last, None)
+    if recipe.readout == "fitted" or not len(kept):
+        return fit(build.RIDGE[0])
+    fits = [*(fit(penalty) for penalty in build.RIDGE), judged(last, None)]
+    return max(fits, key=lambda one: one.quality)
 
 
 def fitting_rows(calibration: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:

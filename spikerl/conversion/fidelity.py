@@ -129,7 +129,8 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
 
     A read-out is linear, so its values follow from the spikes of the last hidden layer; where it is
     fitted, it is fitted anew for every number of steps, as a conversion with that T would. Other
-    decoders, and delays (spikes under way at the end do not count), are simulated as they are.
+    decoders, rounded weights, and delays (spikes under way at the end do not count), are simulated
+    as they are.
     """
     rows = len(trial.held_out) + min(FIT_ROWS, len(trial.calibration))
     longest = min(LONGEST, int(WORK / (rows * _work(trial.made.network))))
@@ -137,6 +138,7 @@ def _longer(trial: Trial) -> Iterator[tuple[int, FloatArray]]:
     if trial.trained or not trial.made.decoder.read.in_units:
         return  # its weights or its threshold were set for this number of steps
     delayed = any(layer.delay_steps for layer in trial.made.network.spiking_layers)
+    delayed = delayed or trial.made.rounded
     if not trial.made.theta or trial.made.network.readout.spiking or delayed:
         for total in steps:
             yield total, trial.made.decoder.values(_decisions(trial, total))
