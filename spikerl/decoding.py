@@ -136,6 +136,43 @@ class FirstSpike:
 
 
 @dataclass(frozen=True, eq=False)
+class WeightedCount:
+    """weight @ (count / T) + bias of the last layer, which spikes; the host adds it up.
+
+    For networks that keep their state from decision to decision: a read-out neuron would keep
+    everything it ever received.  weight: [n_values, n].  bias: [n_values].
+    """
+
+    weight: Any
+    bias: Any
+
+    needs_spikes = False
+    in_units = True
+
+    def __post_init__(self) -> None:
+        _freeze(self, "weight", "bias")
+
+    def n_values(self, network: SpikingNetwork) -> int:
+        return len(self.weight)
+
+    def problems(self, network: SpikingNetwork) -> list[str]:
+        last = network.readout
+        if not last.spiking:
+            return ["WeightedCount needs a last layer that spikes"]
+        if self.weight.shape != (len(self.bias), last.n_out):
+            return [
+                f"the weights of WeightedCount have shape {self.weight.shape}, wanted "
+                f"({len(self.bias)}, {last.n_out})"
+            ]
+        return []
+
+    def values(self, recording: Recording) -> FloatArray:
+        rates = recording.counts[-1] / recording.sim_steps
+        values: FloatArray = rates @ self.weight.T + self.bias
+        return values
+
+
+@dataclass(frozen=True, eq=False)
 class ResidualPotential:
     """weight @ r + bias, r = (count * v_threshold + v(T) - v_init) / (T * v_threshold) in [0, 1].
 

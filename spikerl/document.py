@@ -148,6 +148,7 @@ READS = Tagged(
             decoding.SpikeCount, {"scale": Array(), "offset": Array(), "signed": Flag()}
         ),
         "first_spike": Record(decoding.FirstSpike, {}),
+        "weighted_count": Record(decoding.WeightedCount, {"weight": _WEIGHT, "bias": _WEIGHT}),
         "residual_potential": Record(
             decoding.ResidualPotential,
             {"weight": _WEIGHT, "bias": _WEIGHT, "v_threshold": Array(), "v_init": Array()},

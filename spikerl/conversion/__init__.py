@@ -167,6 +167,7 @@ def convert(
             "versions": _versions(),
         },
         report=fidelity.make_report(trial, notes),
+        stateful=spikes is not None and spikes.stateful,
     )
 
 

@@ -31,6 +31,7 @@ from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
 from spikerl.policies.actor_critic import SpikingExtractor
 from spikerl.policies.continuous import SpreadBeside
+from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
 
 def plain_stack(
@@ -63,6 +64,17 @@ def plain_stack(
             [
                 ("pi_features_extractor", policy.pi_features_extractor),
                 ("mlp_extractor.policy_net", policy.mlp_extractor.policy_net),
+                ("action_net", policy.action_net),
+            ],
+            observation_space,
+            _actor_critic_head(policy, action_space),
+            policy.action_net,
+        )
+    if isinstance(policy, SpikingRecurrentPolicy):
+        return _stack(
+            [
+                ("pi_features_extractor", policy.pi_features_extractor),
+                ("lstm_actor", policy.lstm_actor),
                 ("action_net", policy.action_net),
             ],
             observation_space,

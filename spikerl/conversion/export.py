@@ -11,7 +11,7 @@ from spikerl.conversion.candidate import Candidate
 from spikerl.conversion.simulation import recordings
 from spikerl.conversion.sources import Source
 from spikerl.conversion.stack import PlainStack
-from spikerl.decoding import Decoder, FinalPotential
+from spikerl.decoding import Decoder, FinalPotential, WeightedCount
 from spikerl.encoding import ConstantCurrent
 from spikerl.errors import ConversionError
 from spikerl.network import Dense, FloatArray, SpikingNetwork
@@ -23,6 +23,10 @@ def exported(stack: PlainStack) -> Candidate:
     """The spiking layers and their read-out, with nothing fitted."""
     (last,) = stack.layers
     assert last.spikes is not None
+    if last.spikes.stateful:
+        read = WeightedCount(last.weight, last.bias)
+        network = SpikingNetwork(last.spikes.layers)
+        return Candidate(stack, [], [], ConstantCurrent(), network, Decoder(read, stack.head), None)
     network = SpikingNetwork((*last.spikes.layers, Dense(last.weight, last.bias, spiking=False)))
     decoder = Decoder(FinalPotential(), stack.head)
     return Candidate(stack, [], [], ConstantCurrent(), network, decoder, None)

@@ -27,11 +27,13 @@ class Spikes:
 
     layers: of a SpikingNetwork.  sim_steps: T they were trained for.
     rates:  spikes per step [B, n] that arrive from the last of them, for rows [B, n_in].
+    stateful: they keep their state from decision to decision; rates start afresh.
     """
 
     layers: tuple[Layer, ...]
     sim_steps: int
     rates: Callable[[FloatArray], FloatArray]
+    stateful: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from spikerl.conversion import activations
 from spikerl.conversion.stack import PlainLayer, Spikes
 from spikerl.errors import ConversionError
 from spikerl.network import AvgPool2d, FloatArray
+from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.stack import SpikingStack
 
 Named = list[tuple[str, nn.Module]]
@@ -41,7 +42,8 @@ class _Tracer(fx.Tracer):
     """Does not look into spiking layers: they say themselves what they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SpikingStack) or super().is_leaf_module(m, module_qualified_name)
+        spiking = isinstance(m, (SpikingStack, SpikingMemory))
+        return spiking or super().is_leaf_module(m, module_qualified_name)
 
 
 class _NotPlain(Exception):
@@ -151,7 +153,9 @@ class Tracing:
         elif isinstance(module, TRANSPARENT):
             pass
         elif isinstance(module, SpikingStack):
-            self._spiking(module)
+            self._take_spikes(module.to_layers(), module.sim_steps, module.decide, module)
+        elif isinstance(module, SpikingMemory):
+            self._take_spikes((module.to_layer(),), module.sim_steps, module.first, module, True)
         elif type(module) is nn.Linear:
             bias = None if module.bias is None else _array(module.bias)
             self._linear(name, _array(module.weight), bias)
@@ -167,18 +171,25 @@ class Tracing:
             instead = INSTEAD.get(type(module), "Linear, Conv2d, AvgPool2d and ReLU are")
             raise _NotPlain(f"{type(module).__name__} is not supported; {instead}")
 
-    def _spiking(self, module: SpikingStack) -> None:
+    def _take_spikes(
+        self,
+        layers: tuple[Any, ...],
+        sim_steps: int,
+        decide: Callable[[torch.Tensor], torch.Tensor],
+        module: nn.Module,
+        stateful: bool = False,
+    ) -> None:
         if self.layers or self._spikes is not None or self._map is not None:
             raise _NotPlain("only the first layers may spike, with the observation as it is")
 
         def rates(rows: FloatArray) -> FloatArray:
             parts = np.array_split(rows, -(-len(rows) // 500))
             place = next(module.parameters()).device
-            found = [module.decide(torch.as_tensor(part, device=place)) for part in parts]
-            return torch.cat(found).cpu().numpy()
+            found = [decide(torch.as_tensor(part, device=place)) for part in parts]
+            return torch.cat(found).cpu().numpy().astype(np.float64)
 
-        self._spikes = Spikes(module.to_layers(), module.sim_steps, rates)
-        self.shape = (module.n_out,)
+        self._spikes = Spikes(layers, sim_steps, rates, stateful)
+        self.shape = (layers[-1].n_out,)
 
     def _flatten(self) -> None:
         self.shape = (int(np.prod(self.shape)),)

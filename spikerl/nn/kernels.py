@@ -208,3 +208,116 @@ def decide(x, v, weights, biases, decays, thetas, zeros, delays, steps, counted,
                 if layer == depth - 1 and t < counted:
                     for k in range(n):
                         counts[b, fired[here, t, k]] += 1.0
+
+
+@_fast
+def remember(current, starts, v, s, decay, theta, recurrent, zero, steps, before, counts):  # type: ignore[no-untyped-def]
+    """A recurrent layer over whole sequences: L decisions of `steps` steps each.
+
+    current: [L, B, N].  starts: [L, B], 1 where an episode begins.  v, s: [B, N], go on in place.
+    recurrent: [N, N], row j the weights from neuron j.
+    before: [L * steps, B, N], filled; counts: [L, B, N], added to.
+    """
+    length, rows, width = current.shape
+    one, none = np.float32(1.0), np.float32(0.0)
+    for b in range(rows):
+        potential, last = v[b], s[b]
+        for k in range(length):
+            if starts[k, b] > 0:
+                potential[:] = none
+                last[:] = none
+            for t in range(steps):
+                u, drive = before[k * steps + t, b], current[k, b]
+                for i in range(width):
+                    u[i] = decay[i] * potential[i] + drive[i]
+                for j in range(width):
+                    if last[j] > 0:
+                        weights = recurrent[j]
+                        for i in range(width):
+                            u[i] += weights[i]
+                tally = counts[k, b]
+                for i in range(width):
+                    last[i] = one if u[i] >= theta[i] else none
+                for i in range(width):
+                    tally[i] += last[i]
+                if zero:
+                    for i in range(width):
+                        potential[i] = u[i] * (one - last[i])
+                else:
+                    for i in range(width):
+                        potential[i] = u[i] - theta[i] * last[i]
+
+
+@_fast
+def remember_back(  # type: ignore[no-untyped-def]
+    g_counts,
+    starts,
+    before,
+    v_start,
+    s_start,
+    decay,
+    theta,
+    recurrent,
+    zero,
+    steps,
+    code,
+    slope,
+    g_current,
+    g_decay,
+    g_recurrent,
+):
+    """The gradients of remember(), added to g_current [L, B, N], g_decay and g_recurrent [N, N]."""
+    length, rows, width = g_counts.shape
+    slope = np.float32(slope)
+    none = np.float32(0.0)
+    bend, g_s = np.empty(width, np.float32), np.empty(width, np.float32)
+    g_v = np.empty(width, np.float32)
+    heard, g_heard = np.empty(width, np.float32), np.empty(width, np.float32)
+    for b in range(rows):
+        g_v[:] = none
+        g_heard[:] = none  # of the spikes, through the weights into the next step
+        for k in range(length - 1, -1, -1):
+            given, out = g_counts[k, b], g_current[k, b]
+            for t in range(steps - 1, -1, -1):
+                place = k * steps + t
+                u = before[place, b]
+                _bend(u, theta, code, slope, bend)
+                for i in range(width):
+                    g_s[i] = given[i] + g_heard[i]
+                if zero:
+                    for i in range(width):
+                        g_s[i] -= u[i] * g_v[i]
+                    for i in range(width):
+                        g_v[i] = none if u[i] >= theta[i] else g_v[i]
+                else:
+                    for i in range(width):
+                        g_s[i] -= theta[i] * g_v[i]
+                for i in range(width):
+                    g_v[i] += g_s[i] * bend[i]
+                for i in range(width):
+                    out[i] += g_v[i]
+                fresh = t == 0 and starts[k, b] > 0
+                if fresh:
+                    g_v[:] = none
+                    g_heard[:] = none
+                    continue
+                first = place == 0
+                for i in range(width):
+                    w = v_start[b, i] if first else before[place - 1, b, i]
+                    fired = s_start[b, i] > 0 if first else w >= theta[i]
+                    heard[i] = np.float32(1.0) if fired else none
+                    if fired and not first:
+                        w = none if zero else w - theta[i]
+                    g_decay[i] += g_v[i] * w
+                for j in range(width):
+                    weights = recurrent[j]
+                    total = none
+                    for i in range(width):
+                        total += weights[i] * g_v[i]
+                    g_heard[j] = total
+                    if heard[j] > 0:
+                        target = g_recurrent[j]
+                        for i in range(width):
+                            target[i] += g_v[i]
+                for i in range(width):
+                    g_v[i] *= decay[i]

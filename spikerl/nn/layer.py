@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError, listed
-from spikerl.layers import Conv2d, Dense
+from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.surrogates import Surrogate
@@ -167,12 +167,12 @@ class SpikingLayer(nn.Module):
             "reset": self.neuron.reset,
             "delay_steps": self.neuron.delay_steps,
         }
-        given = None if bias is None else _array(bias)
+        given = None if bias is None else exact_array(bias)
         if isinstance(self.synapses, nn.Linear):
-            return Dense(_array(weight), given, **rules)
+            return Dense(exact_array(weight), given, **rules)
         geometry: Any = {"stride": self.synapses.stride, "padding": self.synapses.padding}
         shape: Any = self.shape
-        return Conv2d(_array(weight), shape, given, **geometry, **rules)
+        return Conv2d(exact_array(weight), shape, given, **geometry, **rules)
 
 
 def _shape_out(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -183,11 +183,12 @@ def _shape_out(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple
     return tuple(int(n) for n in found.shape[1:])
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+def exact_array(tensor: Tensor) -> FloatArray:
+    """The same numbers as float64."""
     return tensor.detach().cpu().numpy().astype(np.float64)
 
 
 def _shortest(tensor: Tensor) -> Any:
     """One number where all are the same."""
-    array = _array(tensor)
+    array = exact_array(tensor)
     return array[0] if (array == array[0]).all() else array

@@ -7,12 +7,14 @@ from spikerl.policies.actor_critic import SpikingActorCriticPolicy
 from spikerl.policies.continuous import SpikingSACPolicy, SpikingTD3Policy, SpikingTQCPolicy
 from spikerl.policies.dqn import SpikingDQNPolicy, SpikingQRDQNPolicy
 from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
 __all__ = [
     "SpikingActorCriticPolicy",
     "SpikingDQNPolicy",
     "SpikingNatureCNN",
     "SpikingQRDQNPolicy",
+    "SpikingRecurrentPolicy",
     "SpikingSACPolicy",
     "SpikingTD3Policy",
     "SpikingTQCPolicy",

@@ -1,0 +1,156 @@
+"""SpikingMemory: a recurrent spiking layer that keeps its state from decision to decision.
+
+Imports torch and the kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikerl.layers import Dense
+from spikerl.nn import kernels
+from spikerl.nn.layer import exact_array
+from spikerl.nn.surrogates import Surrogate
+
+State = tuple[Tensor, Tensor]
+SLOWEST, FASTEST = 0.98, 0.5  # decays are spread between these at the start
+
+
+class SpikingMemory(nn.Module):
+    """Leaky neurons with recurrent weights and a learned decay each (Bellec et al. 2018, without
+    adaptation), in the place of an LSTM.
+
+    The neuron is that of spikerl.network with reset by subtraction, v_init = 0 and threshold 1. Per
+    decision it takes sim_steps steps; spikes of the last step and potentials are its state.
+    """
+
+    num_layers = 1
+
+    def __init__(
+        self, input_size: int, hidden_size: int, sim_steps: int, surrogate: Surrogate | None = None
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.sim_steps = sim_steps
+        self.surrogate = surrogate or Surrogate("fast_sigmoid")
+        self.synapses = nn.Linear(input_size, hidden_size)
+        self.recurrent = nn.Parameter(torch.empty(hidden_size, hidden_size))  # [from, to]
+        self.decay_logit = nn.Parameter(torch.empty(hidden_size))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Decays from fast to slow, weights at which spikes flow, weak recurrence."""
+        nn.init.orthogonal_(self.synapses.weight)
+        nn.init.uniform_(self.synapses.bias, 0.0, 0.25)
+        nn.init.orthogonal_(self.recurrent, gain=0.3)
+        with torch.no_grad():
+            spread = torch.linspace(FASTEST, SLOWEST, self.hidden_size)
+            self.decay_logit.copy_(torch.logit(spread))
+
+    def forward(self, features: Tensor, state: State, starts: Tensor) -> tuple[Tensor, State]:
+        """Spikes per step [L, B, N] of every decision, and the state after the last.
+
+        features: [L, B, n_in].  state: spikes and potentials, [1, B, N] each.
+        starts: [L, B], 1 where an episode begins and the state is forgotten.
+        """
+        kind = features.dtype
+        decay = torch.sigmoid(self.decay_logit)
+        parts = [features, *state, self.synapses.weight, self.synapses.bias, decay, self.recurrent]
+        if not self.training and not torch.is_grad_enabled():
+            parts = [part.double() for part in parts]  # as the deployed network decides
+        features, spikes, potentials, weight, bias, decay, recurrent = parts
+        counts, s, v = _apply(
+            nn.functional.linear(features, weight, bias),
+            starts,
+            spikes[0],
+            potentials[0],
+            decay,
+            recurrent,
+            (self.sim_steps, self.surrogate),
+        )
+        rates = (counts / self.sim_steps).to(kind)
+        return rates, (s[None].to(kind), v[None].to(kind))
+
+    @torch.no_grad()
+    def first(self, rows: Tensor) -> Tensor:
+        """Spikes per step [B, N] of the first decision of an episode, for rows [B, n_in]."""
+        training = self.training
+        features = rows.double()[None]
+        starts = features.new_ones((1, len(rows)))
+        rates: Tensor = self.eval()(features, self.fresh(len(rows)), starts)[0][0]
+        self.train(training)
+        return rates
+
+    def fresh(self, rows: int) -> State:
+        """The state before an episode, for so many rows."""
+        zeros = self.recurrent.new_zeros((1, rows, self.hidden_size))
+        return zeros, zeros
+
+    def to_layer(self) -> Dense:
+        """The same neurons as a layer of a SpikingNetwork, exactly."""
+        return Dense(
+            exact_array(self.synapses.weight),
+            exact_array(self.synapses.bias),
+            recurrent=exact_array(self.recurrent).T,
+            decay=exact_array(torch.sigmoid(self.decay_logit)),
+        )
+
+
+class _Remember(torch.autograd.Function):
+    """Sequences, on the CPU; no gradient goes to the state a sequence starts from."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        starts: Tensor,
+        s: Tensor,
+        v: Tensor,
+        decay: Tensor,
+        recurrent: Tensor,
+        rules: tuple[int, Surrogate],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, _ = rules
+        place, kind = current.device, current.dtype
+        parts = [p.detach().cpu().contiguous() for p in (current, starts, decay, recurrent)]
+        flow, begins, leak, weights = (part.numpy() for part in parts)
+        s_end, v_end = (part.detach().cpu().contiguous().clone() for part in (s, v))
+        length, rows, width = current.shape
+        before = torch.empty((length * steps, rows, width), dtype=kind)
+        counts = torch.zeros((length, rows, width), dtype=kind)
+        threshold = torch.ones(width, dtype=kind)
+        state = (v_end.numpy(), s_end.numpy())
+        rest = (leak, threshold.numpy(), weights, 0, steps, before.numpy(), counts.numpy())
+        kernels.remember(flow, begins, *state, *rest)
+        ctx.save_for_backward(*parts, s, v, before, threshold)
+        ctx.rules = rules
+        return counts.to(place), s_end.to(place), v_end.to(place)
+
+    @staticmethod
+    def backward(ctx: Any, g_counts: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        current, starts, decay, recurrent, s, v, before, threshold = ctx.saved_tensors
+        steps, surrogate = ctx.rules
+        found = [torch.zeros_like(part) for part in (current, decay, recurrent)]
+        kernels.remember_back(
+            g_counts.detach().cpu().contiguous().numpy(),
+            starts.numpy(),
+            before.numpy(),
+            v.detach().cpu().contiguous().numpy(),
+            s.detach().cpu().contiguous().numpy(),
+            decay.numpy(),
+            threshold.numpy(),
+            recurrent.numpy(),
+            0,
+            steps,
+            surrogate.code,
+            surrogate.slope,
+            *(part.numpy() for part in found),
+        )
+        g_current, g_decay, g_recurrent = (part.to(g_counts.device) for part in found)
+        return g_current, None, None, None, g_decay, g_recurrent, None
+
+
+_apply: Any = _Remember.apply

@@ -1,0 +1,91 @@
+"""A spiking actor with a memory, for sb3-contrib's RecurrentPPO. Imports torch and sb3-contrib."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError
+from spikerl.nn.memory import SpikingMemory
+from spikerl.nn.surrogates import Surrogate
+
+
+class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
+    """sb3-contrib's recurrent policy with a spiking memory where the actor has its LSTM.
+
+    Membranes and spikes are the state that RecurrentPPO carries from step to step and forgets at
+    episode starts; the critic keeps its LSTM, which is not deployed. The action is read from the
+    spikes of the memory, so net_arch has no layers for the actor.
+
+    sim_steps:   T, steps per decision.  memory_size: neurons.
+    surrogate, slope: of the gradient, see spikerl.nn.surrogates.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Any,
+        net_arch: Any = None,
+        *args: Any,
+        sim_steps: int = 4,
+        memory_size: int = 64,
+        surrogate: str = "fast_sigmoid",
+        slope: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
+            raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
+        if kwargs.pop("shared_lstm", False):
+            raise SpikerlError("shared_lstm=True has no meaning here: only the actor spikes")
+        arch = {"pi": [], "vf": [64]} if net_arch is None else net_arch
+        if not isinstance(arch, dict) or arch.get("pi"):
+            raise SpikerlError(
+                f"net_arch is {net_arch}: the action is read from the memory itself; wanted "
+                'something like {"pi": [], "vf": [64]}'
+            )
+        self.spiking_kwargs = {
+            "sim_steps": sim_steps,
+            "memory_size": memory_size,
+            "surrogate": surrogate,
+            "slope": slope,
+        }
+        rule = Surrogate(surrogate, slope)
+        kwargs["lstm_hidden_size"] = memory_size
+        super().__init__(observation_space, action_space, lr_schedule, arch, *args, **kwargs)
+        memory = SpikingMemory(self.features_dim, memory_size, sim_steps, rule)
+        self.lstm_actor = memory.to(self.device)  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),
+            **self.optimizer_kwargs,  # type: ignore[call-arg]
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.spiking_kwargs
+
+    @staticmethod
+    def _process_sequence(  # type: ignore[override]  # its own hint forgets that the state is a pair
+        features: Tensor,
+        lstm_states: tuple[Tensor, Tensor],
+        episode_starts: Tensor,
+        lstm: nn.Module,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if not isinstance(lstm, SpikingMemory):
+            found: Any = RecurrentActorCriticPolicy._process_sequence(
+                features,
+                lstm_states,
+                episode_starts,
+                lstm,  # type: ignore[arg-type]
+            )
+            output, states = found
+            return output, states
+        n_seq = lstm_states[0].shape[1]
+        # padded batch -> [L, n_seq, n], as the LSTM takes it
+        sequence = features.reshape((n_seq, -1, lstm.input_size)).swapaxes(0, 1)
+        starts = episode_starts.reshape((n_seq, -1)).swapaxes(0, 1)
+        rates, state = lstm(sequence, lstm_states, starts)
+        return torch.flatten(rates.transpose(0, 1), start_dim=0, end_dim=1), state
