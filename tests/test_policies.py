@@ -169,14 +169,17 @@ def test_a_policy_alone_is_saved_and_loaded_with_its_keywords(tmp_path: Path) ->
     assert again.neuron == policy.neuron
 
 
-def test_a_checkpoint_of_a_spiking_policy_is_converted_from_its_file(tmp_path: Path) -> None:
-    trained = model("ppo")
+@pytest.mark.parametrize("kind", ["ppo", "a2c", "trpo", "dqn", "qrdqn", "tqc", "td3", "ddpg"])
+def test_a_checkpoint_of_a_spiking_policy_is_converted_from_its_file(
+    kind: str, tmp_path: Path
+) -> None:
+    trained = model(kind)
     trained.save(tmp_path / "model.zip")
     rows = rows_of(trained)
-    agent = spikerl.convert(tmp_path / "model.zip", algo="ppo", observations=rows)
-    assert agent.network.fingerprint() == (
-        spikerl.convert(trained, observations=rows).network.fingerprint()
-    )
+    agent = spikerl.convert(tmp_path / "model.zip", observations=rows)
+    assert agent.provenance["source"]["algorithm"] == kind
+    again = spikerl.convert(trained, observations=rows)
+    assert agent.network.fingerprint() == again.network.fingerprint()
 
 
 def test_resuming_with_another_neuron_is_refused_by_sb3(tmp_path: Path) -> None:
@@ -390,6 +393,8 @@ def test_a_recurrent_model_comes_back_from_its_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, second)
     agents = [spikerl.convert(m, observations=rows_of(made)) for m in (made, again)]
     assert agents[0].network.fingerprint() == agents[1].network.fingerprint()
+    own = spikerl.convert(tmp_path / "model.zip", observations=rows_of(made))
+    assert own.network.fingerprint() == agents[0].network.fingerprint()
     agents[0].save(tmp_path / "agent.spk")
     assert spikerl.SpikingAgent.load(tmp_path / "agent.spk").stateful
 

@@ -94,9 +94,11 @@ def plain_stack(
         )
     if isinstance(policy, ARSPolicy):
         return _random_search(policy, action_space)
+    memory = isinstance(policy, RecurrentActorCriticPolicy)
     raise ConversionError(
-        f"{type(policy).__name__} is not a policy spikerl can convert; it converts the MLP "
-        "policies of DQN, QR-DQN, PPO, A2C, TRPO, SAC, TQC, TD3, DDPG and ARS"
+        f"{type(policy).__name__} is not a policy spikerl can convert; it converts the policies of "
+        "DQN, QR-DQN, PPO, A2C, TRPO, SAC, TQC, TD3, DDPG and ARS"
+        + ("; train with spikerl.policies.SpikingRecurrentPolicy instead" if memory else "")
     )
 
 

@@ -7,6 +7,7 @@ need (schedules, buffers, noise) is replaced before it is unpickled, so old file
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import json
 import random
@@ -35,11 +36,21 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "ddpg": stable_baselines3.DDPG,
     "dqn": stable_baselines3.DQN,
     "ppo": stable_baselines3.PPO,
+    "ppo_lstm": sb3_contrib.RecurrentPPO,
     "qrdqn": sb3_contrib.QRDQN,
     "sac": stable_baselines3.SAC,
     "td3": stable_baselines3.TD3,
     "tqc": sb3_contrib.TQC,
     "trpo": sb3_contrib.TRPO,
+}
+# spikerl's own policies, but for those that several algorithms share
+SPIKING = {
+    "SpikingDQNPolicy": "dqn",
+    "SpikingQRDQNPolicy": "qrdqn",
+    "SpikingRecurrentPolicy": "ppo_lstm",
+    "SpikingSACPolicy": "sac",
+    "SpikingTD3Policy": "td3",
+    "SpikingTQCPolicy": "tqc",
 }
 # What a checkpoint must be unpickled for; everything else that is pickled is left alone.
 _NEEDED = {"policy_class", "policy_kwargs", "observation_space", "action_space", "train_freq"}
@@ -152,13 +163,20 @@ def _data(file: Path) -> tuple[dict[str, Any], str | None]:
 def _algorithm(data: Mapping[str, Any], file: Path) -> str:
     entry = data["policy_class"]
     module = str(entry.get("__module__", "") if isinstance(entry, dict) else entry)
+    if module.startswith("spikerl."):
+        # The name stands in the pickle, which need not be run to be read.
+        pickled = base64.b64decode(entry.get(":serialized:", ""))
+        for name, kind in SPIKING.items():
+            if name.encode() in pickled:
+                module = f".{kind}."
     for part in ("maskable", "recurrent", "crossq"):
         if part in module:
             raise ConversionError(
                 f"{file} is a checkpoint with a {part} policy ({module}), which is not supported; "
-                f"supported are {', '.join(ALGORITHMS)}"
+                f"supported are {', '.join(ALGORITHMS)}, ppo_lstm with "
+                "spikerl.policies.SpikingRecurrentPolicy"
             )
-    for name in ("qrdqn", "dqn", "sac", "tqc", "ars"):
+    for name in ("ppo_lstm", "qrdqn", "dqn", "sac", "tqc", "ars"):
         if f".{name}." in module:
             return name
     if ".td3." in module:

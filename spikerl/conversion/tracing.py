@@ -33,8 +33,8 @@ _SIZES = ("size", getattr)  # asked for by view(); says nothing about the values
 INSTEAD = {
     nn.MaxPool2d: "average pooling (nn.AvgPool2d) and strided convolutions are supported",
     nn.LayerNorm: "it depends on the input; nn.BatchNorm is folded into the weights",
-    nn.LSTM: "spikes have a memory of their own: see stateful agents",
-    nn.GRU: "spikes have a memory of their own: see stateful agents",
+    nn.LSTM: "train with spikerl.policies.SpikingRecurrentPolicy instead",
+    nn.GRU: "train with spikerl.policies.SpikingRecurrentPolicy instead",
 }
 
 

@@ -156,52 +156,55 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def decide(x, v, weights, biases, decays, thetas, zeros, delays, steps, counted, counts):  # type: ignore[no-untyped-def]
+def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, counted, counts):  # type: ignore[no-untyped-def]
     """T steps of a stack of dense layers in float64, spike by spike; no gradient.
 
-    x: [B, n_in] constant current.  v: one [B, n] per layer, goes on in place.
+    x: [B, n_in] constant current.  starts: one v_init [n] per layer.
     weights: one [n_in, n] per layer, transposed.  counts: [B, n] of the last layer, over `counted`.
     """
     depth = len(weights)
     widest = 0
     for layer in range(depth):
         widest = max(widest, weights[layer].shape[1])
-    drive = np.empty(weights[0].shape[1])
+    drive, v = np.empty(weights[0].shape[1]), np.empty(widest)
     # spikes of every layer at every step, as lists of indices
     fired = np.empty((2, steps, widest), np.int32)
     n_fired = np.empty((2, steps), np.int64)
     for b in range(x.shape[0]):
         for layer in range(depth):
-            weight, bias, potential = weights[layer], biases[layer], v[layer]
+            weight, bias, start = weights[layer], biases[layer], starts[layer]
             decay, theta, zero = decays[layer], thetas[layer], zeros[layer]
             width = weight.shape[1]
             here, there = layer % 2, (layer + 1) % 2
             late = delays[layer - 1] if layer else 0
+            for i in range(width):
+                v[i] = start[i]
             if layer == 0:
                 for i in range(width):
                     drive[i] = 0.0
                 for j in range(x.shape[1]):
-                    if x[b, j] != 0.0:
+                    value = np.float64(x[b, j])
+                    if value != 0.0:
                         for i in range(width):
-                            drive[i] += x[b, j] * weight[j, i]
+                            drive[i] += value * weight[j, i]
                 for i in range(width):
                     drive[i] += bias[i]
             for t in range(steps):
                 if layer == 0:
                     for i in range(width):
-                        potential[b, i] = decay[i] * potential[b, i] + drive[i]
+                        v[i] = decay[i] * v[i] + drive[i]
                 else:
                     for i in range(width):
-                        potential[b, i] = decay[i] * potential[b, i] + bias[i]
+                        v[i] = decay[i] * v[i] + bias[i]
                     if t >= late:
                         for k in range(n_fired[there, t - late]):
                             row = weight[fired[there, t - late, k]]
                             for i in range(width):
-                                potential[b, i] += row[i]
+                                v[i] += row[i]
                 n = 0
                 for i in range(width):
-                    if potential[b, i] >= theta[i]:
-                        potential[b, i] = 0.0 if zero else potential[b, i] - theta[i]
+                    if v[i] >= theta[i]:
+                        v[i] = 0.0 if zero else v[i] - theta[i]
                         fired[here, t, n] = i
                         n += 1
                 n_fired[here, t] = n

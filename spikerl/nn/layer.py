@@ -120,6 +120,20 @@ class SpikingLayer(nn.Module):
             bias = bias + (torch.round(bias / step) * step - bias).detach()
         return rounded, bias
 
+    def numbers(self) -> tuple[Any, ...]:
+        """v_init, transposed weight, bias, decay, threshold as numpy arrays; reset zero; delay."""
+        weight, bias = self.weights()
+        bias = torch.zeros(self.n_out) if bias is None else bias.detach()
+        return (
+            self.v_init.detach().numpy(),
+            weight.detach().t().contiguous().numpy(),
+            bias.numpy(),
+            self.decay().detach().numpy(),
+            self.v_threshold.numpy(),
+            int(self.neuron.reset == "zero"),
+            self.neuron.delay_steps,
+        )
+
     def current(self, x: Tensor) -> Tensor:
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""
         weight, bias = self.weights()

@@ -75,31 +75,25 @@ class SpikingStack(nn.Module):
         return found
 
     def _decide_compiled(self, x: Tensor) -> Tensor:
-        layers = self._all()
-        rows = x.flatten(1).double().contiguous().numpy()
-        weights, biases = [], []
-        for layer in layers:
-            weight, bias = layer.weights()
-            weights.append(weight.detach().t().contiguous().numpy())
-            bias = torch.zeros(layer.n_out) if bias is None else bias.detach()
-            biases.append(bias.numpy())
-        counts = np.zeros((len(rows), self.n_out))
+        """One compiled call for all layers; float32 numbers enter float64 sums as they are."""
+        parts = [layer.numbers() for layer in self._all()]
+        starts, weights, biases, decays, thetas, zeros, delays = zip(*parts, strict=True)
+        counts = np.zeros((len(x), weights[-1].shape[1]))
         kernels.decide(
-            rows,
-            tuple(
-                np.tile(layer.v_init.detach().double().numpy(), (len(rows), 1)) for layer in layers
-            ),
-            tuple(weights),
-            tuple(biases),
-            tuple(layer.decay().detach().double().numpy() for layer in layers),
-            tuple(layer.v_threshold.double().numpy() for layer in layers),
-            tuple(int(layer.neuron.reset == "zero") for layer in layers),
-            tuple(layer.neuron.delay_steps for layer in layers),
+            x.flatten(1).contiguous().numpy(),
+            starts,
+            weights,
+            biases,
+            decays,
+            thetas,
+            zeros,
+            delays,
             self.sim_steps,
-            self.sim_steps - layers[-1].neuron.delay_steps,
+            self.sim_steps - delays[-1],
             counts,
         )
-        return torch.from_numpy(counts / self.sim_steps).to(x.dtype)
+        counts /= self.sim_steps
+        return torch.from_numpy(counts).to(x.dtype)
 
     def to_layers(self) -> tuple[Layer, ...]:
         """The layers of a SpikingNetwork that fires the same spikes."""

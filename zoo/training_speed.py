@@ -1,0 +1,196 @@
+"""Training and acting speed of spiking layers beside other libraries, in one interleaved run.
+
+    python zoo/training_speed.py [--seconds 1.0]     prints a Markdown table of CPU times in ms
+
+Nets are 8-h-h-4 of leaky neurons, reset by subtraction where a library has it, arctan surrogate,
+the mean over T steps behind a linear read-out, one thread. Libraries that are not installed are
+left out: spikingjelly 2, snntorch 1, norse 1.1.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from spikerl.nn import Neuron, dense_stack
+
+
+class Arctan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad / (1 + (torch.pi * x) ** 2)
+
+
+class Loop(nn.Module):
+    """A plain loop over time."""
+
+    def __init__(self, h: int, steps: int) -> None:
+        super().__init__()
+        self.layers, self.steps = nn.ModuleList([nn.Linear(8, h), nn.Linear(h, h)]), steps
+        self.out = nn.Linear(h, 4)
+
+    def forward(self, x):
+        potentials, total = [0.0, 0.0], 0.0
+        for _ in range(self.steps):
+            signal = x
+            for i, layer in enumerate(self.layers):
+                v = 0.75 * potentials[i] + layer(signal)
+                signal = Arctan.apply(v - 1.0)
+                potentials[i] = v - signal
+            total = total + signal
+        return self.out(total / self.steps)
+
+
+def plain(h: int, steps: int) -> nn.Module:
+    return Loop(h, steps)
+
+
+def ours(h: int, steps: int) -> nn.Module:
+    return nn.Sequential(
+        dense_stack(8, [h, h], sim_steps=steps, neuron=Neuron("LIF")), nn.Linear(h, 4)
+    )
+
+
+def spikingjelly(h: int, steps: int) -> nn.Module:
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+
+    def cell() -> nn.Module:
+        rule = surrogate.ATan()
+        return neuron.LIFNode(tau=2.0, v_reset=None, surrogate_function=rule, step_mode="m")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(layer.Linear(8, h), cell(), layer.Linear(h, h), cell())
+            functional.set_step_mode(self.body, "m")
+            self.out = nn.Linear(h, 4)
+
+        def forward(self, x):
+            functional.reset_net(self.body)
+            return self.out(self.body(x.expand(steps, *x.shape)).mean(0))
+
+    return Net()
+
+
+def snntorch(h: int, steps: int) -> nn.Module:
+    import snntorch as snn
+    from snntorch import surrogate
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(8, h), nn.Linear(h, h)])
+            rule = surrogate.atan()
+            self.cells = nn.ModuleList([snn.Leaky(0.75, spike_grad=rule) for _ in range(2)])
+            self.out = nn.Linear(h, 4)
+
+        def forward(self, x):
+            states, total = [cell.init_leaky() for cell in self.cells], 0.0
+            for _ in range(steps):
+                signal = x
+                for i, (layer, cell) in enumerate(zip(self.layers, self.cells, strict=True)):
+                    signal, states[i] = cell(layer(signal), states[i])
+                total = total + signal
+            return self.out(total / steps)
+
+    return Net()
+
+
+def norse(h: int, steps: int) -> nn.Module:
+    from norse.torch import LIFBoxCell
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(8, h), nn.Linear(h, h)])
+            self.cells = nn.ModuleList([LIFBoxCell() for _ in range(2)])
+            self.out = nn.Linear(h, 4)
+
+        def forward(self, x):
+            states, total = [None, None], 0.0
+            for _ in range(steps):
+                signal = x
+                for i, (layer, cell) in enumerate(zip(self.layers, self.cells, strict=True)):
+                    signal, states[i] = cell(layer(signal), states[i])
+                total = total + signal
+            return self.out(total / steps)
+
+    return Net()
+
+
+LIBRARIES = {
+    "spikerl": ours,
+    "plain loop": plain,
+    "spikingjelly": spikingjelly,
+    "snntorch": snntorch,
+    "norse": norse,
+}
+
+
+def interleaved(jobs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median CPU time of each job in ms, all of them in turn."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for job in jobs.values():
+        job(), job()
+    end = time.process_time() + seconds
+    while time.process_time() < end or len(times["spikerl"]) < 5:
+        for name, job in jobs.items():
+            start = time.process_time()
+            job()
+            times[name].append(time.process_time() - start)
+    return {name: 1e3 * float(np.median(found)) for name, found in times.items()}
+
+
+def trained(net: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    def step() -> None:
+        net.zero_grad()
+        net(x).square().mean().backward()
+
+    return step
+
+
+def acting(net: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    net.eval()
+
+    def act() -> torch.Tensor:
+        with torch.no_grad():
+            return net(x)
+
+    return act
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    seconds = parser.parse_args().seconds
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    usable = {}
+    for name, make in LIBRARIES.items():
+        try:
+            make(8, 2)(torch.zeros(1, 8))
+        except ImportError:
+            continue
+        usable[name] = make
+    print("| what | hidden | batch | T |", " | ".join(usable), "| fastest other / spikerl |")
+    print("|" + " --- |" * (5 + len(usable)))
+    for what, batches, job in (("train", (64, 256), trained), ("act", (1, 8), acting)):
+        for h in (64, 256):
+            for batch in batches:
+                for steps in (4, 8, 16):
+                    x = torch.randn(batch, 8)
+                    jobs = {name: job(make(h, steps), x) for name, make in usable.items()}
+                    found = interleaved(jobs, seconds)
+                    others = [ms for name, ms in found.items() if name != "spikerl"]
+                    cells = " | ".join(f"{ms:.2f}" for ms in found.values())
+                    ratio = min(others) / found["spikerl"]
+                    print(f"| {what} | {h}-{h} | {batch} | {steps} | {cells} | {ratio:.1f} |")
