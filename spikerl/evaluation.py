@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
@@ -109,7 +110,8 @@ def evaluate(
     seeds = tuple(range(seed, seed + episodes))
     steps = iter(range(1, 1 + 2 * episodes))
     tally = Tally()
-    state: Any = None
+    state: Any = None  # of the spiking policy
+    memory: Any = None  # of the original
 
     def tick() -> None:
         if progress is not None:
@@ -117,8 +119,11 @@ def evaluate(
 
     def decide_originally(observation: Any, start: bool) -> Any:
         assert original is not None
+        nonlocal memory
         rows = policy.preprocessing.normalized(observation)
-        return np.asarray(original.predict(rows, deterministic=True)[0])[0]
+        begin, kept = np.array([start]), None if start else memory
+        actions, memory = original.predict(rows, kept, begin, deterministic=True)
+        return np.asarray(actions)[0]
 
     def decide_spiking(observation: Any, start: bool) -> Any:
         nonlocal state
@@ -198,17 +203,29 @@ def _side(name: str, episodes: list[_Episode]) -> Side:
     )
 
 
+def _decided(original: Predictor, rows: list[Any]) -> NDArray[Any]:
+    """What the original does in the states of an episode: all at once, or with its own memory."""
+    first, memory = original.predict(rows[0], None, np.array([True]), deterministic=True)
+    if memory is None:
+        if isinstance(rows[0], dict):
+            batch: Any = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+        else:
+            batch = np.concatenate(rows)
+        return np.asarray(original.predict(batch, deterministic=True)[0])
+    found = [np.asarray(first)]
+    for row in rows[1:]:
+        actions, memory = original.predict(row, memory, np.array([False]), deterministic=True)
+        found.append(np.asarray(actions))
+    return np.concatenate(found)
+
+
 def _likeness(policy: HardwarePolicy, original: Predictor, episodes: list[_Episode]) -> Estimate:
     """Agreement or action error on the states the spiking policy visited."""
     space = policy.agent.action_space
     theirs, ours, labels = [], [], []
     for i, episode in enumerate(episodes):
         rows = [policy.preprocessing.normalized(o) for o in episode.observations]
-        if isinstance(rows[0], dict):
-            batch: Any = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-        else:
-            batch = np.concatenate(rows)
-        theirs.append(np.asarray(original.predict(batch, deterministic=True)[0]))
+        theirs.append(_decided(original, rows))
         ours.append(np.stack(episode.actions))
         labels.append(np.full(len(rows), i))
     wanted, found, groups = (np.concatenate(parts) for parts in (theirs, ours, labels))

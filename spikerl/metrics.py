@@ -22,7 +22,13 @@ from spikerl.statistics import Estimate, mean, share
 class Predictor(Protocol):
     """Anything with SB3's predict()."""
 
-    def predict(self, observation: Any, *, deterministic: bool = ...) -> tuple[Any, Any]:
+    def predict(
+        self,
+        observation: Any,
+        state: Any = ...,
+        episode_start: Any = ...,
+        deterministic: bool = ...,
+    ) -> tuple[Any, Any]:
         """Actions and the next state."""
         ...
 

@@ -20,6 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 import spikerl
 from spikerl import HardwarePolicy
 from spikerl.errors import ConversionError, SpikerlError
+from spikerl.evaluation import evaluate
 from spikerl.nn.stack import SpikingStack
 from spikerl.policies import (
     SpikingActorCriticPolicy,
@@ -411,3 +412,14 @@ def test_a_recurrent_model_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_memory_that_cannot_be_is_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(SpikerlError, match=message):
         recurrent(0, **kwargs)
+
+
+def test_an_original_with_a_memory_is_evaluated_with_it() -> None:
+    made = recurrent()
+    agent = spikerl.convert(made, observations=rows_of(made))
+    with HardwarePolicy(agent) as deployed:
+        result = evaluate(deployed, lambda: gym.make("CartPole-v1"), original=made, episodes=5)
+    assert result.original is not None
+    assert result.agreement is not None
+    assert result.agreement.value > 0.99
+    assert result.original.returns == result.spiking.returns
