@@ -1,0 +1,60 @@
+"""Write zoo/trained.md from zoo/trained.jsonl: agents trained by rl-zoo3, spiking and not.
+
+    python zoo/trained.py
+
+A line of the file is one training run: algo, env, seed, spiking, n (time steps), seconds, and the
+returns of 30 deterministic episodes of its last model, on seeds it was not trained on.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import trim_mean
+
+HERE = Path(__file__).parent
+HEAD = """# Agents trained by rl-zoo3
+
+    python -m rl_zoo3.train --algo ALGO --env ENV --conf-file zoo/ALGO.yml --gym-packages spikerl
+
+and without the last two options for the ordinary network, with rl-zoo3's own settings and the same
+number of time steps. Returns are of 30 deterministic episodes of the last model of each run, on
+seeds not trained on: the mean of each run, and the interquartile mean over all episodes with a 95 %
+interval (bootstrap over runs and episodes). Time is of the run on a shared machine with two cores.
+
+| algorithm | environment | steps | network | mean of each run | IQM [95 %] | minutes |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def interval(runs: list[list[float]], draws: int = 2000) -> tuple[float, float]:
+    """Bootstrap over runs, and over episodes within each."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        chosen = [np.asarray(runs[i]) for i in rng.integers(len(runs), size=len(runs))]
+        found.append(iqm(np.concatenate([rng.choice(run, len(run)) for run in chosen])))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def iqm(values: np.ndarray) -> float:
+    return float(trim_mean(values, 0.25))
+
+
+if __name__ == "__main__":
+    lines = (HERE / "trained.jsonl").read_text("utf-8").splitlines()
+    groups: dict[tuple[str, str, int, bool], list[dict]] = {}
+    for row in map(json.loads, lines):
+        groups.setdefault((row["algo"], row["env"], row["n"], row["spiking"]), []).append(row)
+    text = HEAD
+    for (algo, env, n, spiking), rows in sorted(groups.items(), key=lambda item: item[0][:3]):
+        runs = [row["returns"] for row in sorted(rows, key=lambda row: row["seed"])]
+        low, high = interval(runs)
+        means = ", ".join(f"{np.mean(run):.1f}" for run in runs)
+        minutes = np.mean([row["seconds"] for row in rows]) / 60
+        text += (
+            f"| {algo} | {env} | {n:,} | {'spiking' if spiking else 'ordinary'} | {means} | "
+            f"{iqm(np.concatenate(runs)):.1f} [{low:.1f}, {high:.1f}] | {minutes:.1f} |\n"
+        )
+    (HERE / "trained.md").write_text(text, "utf-8")
