@@ -167,7 +167,7 @@ def _contenders(names: Sequence[str] | None) -> tuple[list[str], list[str]]:
     notes = []
     states = available()
     if names is None:
-        chosen = [n for n, state in states.items() if state.usable and not n.startswith("pynn:")]
+        chosen = [n for n, state in states.items() if state.usable and ":" not in n]
         notes.append("PyNN's back ends share simulators with others: name them to measure them")
         notes += [f"{n} left out: {s}" for n, s in states.items() if not s.usable]
     else:
