@@ -168,7 +168,7 @@ def _contenders(names: Sequence[str] | None) -> tuple[list[str], list[str]]:
     states = available()
     if names is None:
         chosen = [n for n, state in states.items() if state.usable and ":" not in n]
-        notes.append("PyNN's back ends share simulators with others: name them to measure them")
+        notes.append("Names with a colon share simulators with others: name them to measure them")
         notes += [f"{n} left out: {s}" for n, s in states.items() if not s.usable]
     else:
         chosen = list(names)

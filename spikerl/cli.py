@@ -83,6 +83,9 @@ def convert(
     weight_bits: Annotated[
         int | None, typer.Option(help="Round weights as a target of so many bits does.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Back end to convert for: its reset, delay and weight bits.")
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Train the result on what the source does: minutes.")
     ] = False,
@@ -119,6 +122,7 @@ def convert(
             max_neurons=max_neurons,
             delay_steps=delay_steps,
             weight_bits=weight_bits,
+            target=target,
             vecnormalize=vecnormalize,
             seed=seed,
         )

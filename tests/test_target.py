@@ -11,7 +11,9 @@ from policies import RELU
 from stable_baselines3 import PPO
 
 import spikerl
-from spikerl.errors import ConversionError
+from spikerl import backends
+from spikerl.errors import BackendError, ConversionError, SpikerlError
+from spikerl.policies import SpikingActorCriticPolicy
 
 
 @cache
@@ -54,6 +56,42 @@ def test_weights_are_those_of_a_target_of_so_many_bits(bits: int) -> None:
         step = np.abs(both).max() / (2 ** (bits - 1) - 1)
         np.testing.assert_allclose(both / step, np.rint(both / step), rtol=0, atol=1e-9)
     assert found > agreement()[0] - (0.02 if bits == 8 else 0.25)
+
+
+@pytest.mark.parametrize(
+    ("target", "reset", "delay"),
+    [
+        ("cpu", "subtract", 0),
+        ("nest", "subtract", 1),
+        ("nest:iaf_psc_delta", "zero", 1),
+    ],
+)
+def test_a_target_sets_what_it_needs(target: str, reset: str, delay: int) -> None:
+    backends.get(target)
+    _, agent = agreement(target=target)
+    for layer in agent.network.spiking_layers:
+        assert (layer.reset, layer.delay_steps) == (reset, delay)
+    assert backends.get(target).problems(agent.network) == []
+
+
+def test_what_does_not_fit_the_target_is_refused_with_every_reason() -> None:
+    message = r"(?s)delay_steps=2, where 'nest:iaf_psc_delta' needs 1"
+    with pytest.raises(ConversionError, match=message):
+        agreement(target="nest:iaf_psc_delta", delay_steps=2)
+    with pytest.raises(BackendError, match="there is no back end 'nets'"):
+        agreement(target="nets")
+
+
+def test_a_policy_is_trained_for_its_target() -> None:
+    kwargs = {"target": "nest", "sim_steps": 4, "net_arch": [16]}
+    made = PPO(SpikingActorCriticPolicy, "CartPole-v1", device="cpu", policy_kwargs=kwargs)
+    rows = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    agent = spikerl.convert(made, observations=rows)
+    assert backends.get("nest").problems(agent.network) == []
+    message = r"(?s)cannot run on 'nest'.*decay < 1.*delay_steps must be at most 1"
+    kwargs |= {"neuron": "LIF", "neuron_kwargs": {"delay_steps": 2}}
+    with pytest.raises(SpikerlError, match=message):
+        PPO(SpikingActorCriticPolicy, "CartPole-v1", device="cpu", policy_kwargs=kwargs)
 
 
 def test_rules_of_a_target_that_cannot_be_are_refused() -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from typing import Any
 
-from spikerl.backends.base import Backend, Capabilities
+from spikerl.backends.base import Backend, Capabilities, rules_of
 from spikerl.errors import BackendError
 
 
@@ -108,6 +109,14 @@ def capabilities(name: str) -> Capabilities | None:
         return load(name, target).capabilities
     except BackendError:
         return None
+
+
+def rules(name: str) -> dict[str, Any]:
+    """What a network must be like to run there: reset, delay_steps, weight_bits.
+
+    Raises BackendError for a name nobody knows, or code that cannot be loaded here.
+    """
+    return rules_of(load(name, _target(name)).capabilities)
 
 
 def _target(name: str) -> str:

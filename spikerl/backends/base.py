@@ -70,6 +70,18 @@ class Capabilities:
     hardware: bool = False
 
 
+def rules_of(capabilities: Capabilities) -> dict[str, Any]:
+    """The reset, delay_steps and weight_bits a network must have to run there.
+
+    Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
+    """
+    return {
+        "reset": "subtract" if "subtract" in capabilities.resets else "zero",
+        "delay_steps": capabilities.min_delay_steps,
+        "weight_bits": capabilities.weight_bits,
+    }
+
+
 def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> list[str]:
     """Every reason, readable from the capabilities alone, why a network cannot run."""
     c = capabilities

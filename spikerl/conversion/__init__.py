@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from spikerl import backends
 from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.conversion import build, candidate, export, fidelity, search
 from spikerl.conversion import observations as observing
@@ -38,6 +39,7 @@ _RULES = {
     "tolerance": 0.002,
     "rate_scale": None,
     "weight_bits": None,
+    "target": None,
     "target_agreement": None,
     "target_error": None,
     "max_sim_steps": None,
@@ -95,6 +97,7 @@ def convert(
     per step for the largest activation; None: 1, and for reset "zero" the best of 1, 1/2 and 1/4 on
     calibration observations kept out of the fit), weight_bits (None, or the bits of a target's
     weights and biases, to which those of every layer are rounded before the next thing is fitted),
+    target (the name of a back end: reset, delay_steps and weight_bits as it needs them),
     vecnormalize (path or object), algo (the algorithm a file must be of), observation_space,
     action_space.
 
@@ -105,6 +108,8 @@ def convert(
 
     Raises ConversionError and other SpikerlErrors; warns with ConversionWarning.
     """
+    if rules.get("target") is not None:
+        reset, rules = _for_target(reset, rules)
     recipe, goal, options = _checked(
         rules,
         sim_steps=sim_steps,
@@ -169,6 +174,23 @@ def convert(
         report=fidelity.make_report(trial, notes),
         stateful=spikes is not None and spikes.stateful,
     )
+
+
+def _for_target(reset: Reset, rules: dict[str, Any]) -> tuple[Reset, dict[str, Any]]:
+    """Reset and rules as a target needs them; refuses others that were asked for beside it."""
+    name = rules["target"]
+    wanted = backends.rules(name)
+    given = {"reset": reset, **{key: rules[key] for key in wanted if key in rules}}
+    usual = {"reset": "subtract", **_RULES}
+    problems = [
+        f"{key}={value!r}, where {name!r} needs {wanted[key]!r}"
+        for key, value in given.items()
+        if value not in (usual[key], wanted[key])
+    ]
+    if problems:
+        raise ConversionError("these settings do not fit the target", problems)
+    others = {key: value for key, value in wanted.items() if key != "reset"}
+    return wanted["reset"], {**rules, **others}
 
 
 def check_arguments(**arguments: Any) -> None:

@@ -11,7 +11,10 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
-from spikerl.errors import SpikerlError
+from spikerl import backends
+from spikerl.backends.base import capability_problems
+from spikerl.errors import SpikerlError, listed
+from spikerl.network import Dense, SpikingNetwork
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingStack, dense_stack, initialise
 from spikerl.policies.images import SpikingNatureCNN
@@ -24,6 +27,8 @@ class SpikingKeywords:
 
     sim_steps:      T, steps per decision.
     neuron:         "IF", "LIF" or "PLIF".
+    target:         the name of the back end the agent is trained for: reset, delays and weight
+                    bits as it needs them, and a refusal of what it cannot do.
     neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...
     spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
                     extractor of images, that one spikes for both.
@@ -43,12 +48,16 @@ class SpikingKeywords:
         sim_steps: int = 8,
         neuron: str = "IF",
         neuron_kwargs: Mapping[str, Any] | None = None,
+        target: str | None = None,
         spiking_critic: bool = False,
         **kwargs: Any,
     ) -> None:
         self.sim_steps = sim_steps
-        self.neuron_kwargs = dict(neuron_kwargs or {})
+        own = {} if target is None else backends.rules(target)
+        self.neuron_kwargs = {**own, **(neuron_kwargs or {})}
         self.neuron = _neuron(neuron, self.neuron_kwargs)
+        if target is not None:
+            _check_target(self.neuron, target)
         self.spiking_critic = spiking_critic
         given = kwargs.get("features_extractor_class")
         if given is None and is_image_space(observation_space):
@@ -105,6 +114,24 @@ def judge_in_batches(module: nn.Module) -> None:
     """A target network never acts: its stacks work as in training, faster for large batches."""
     for stack in stacks(module):
         stack.exact = False
+
+
+def _check_target(neuron: Neuron, target: str) -> None:
+    """Refuse a neuron that the target does not have, with every reason."""
+    capabilities = backends.capabilities(target)
+    assert capabilities is not None  # its rules were asked for
+    one = Dense(
+        [[1.0]],
+        decay=neuron.starting_decay,
+        reset=neuron.reset,  # type: ignore[arg-type]  # checked by Neuron
+        delay_steps=neuron.delay_steps,
+    )
+    problems = capability_problems(capabilities, SpikingNetwork((one,)))
+    bits = capabilities.weight_bits
+    if bits is not None and (neuron.weight_bits is None or neuron.weight_bits > bits):
+        problems.append(f"weight_bits is {neuron.weight_bits}, at most {bits} are there")
+    if problems:
+        raise SpikerlError(listed(f"this neuron cannot run on {target!r}", problems))
 
 
 def _neuron(kind: str, rules: Mapping[str, Any]) -> Neuron:
