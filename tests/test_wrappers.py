@@ -1,0 +1,192 @@
+"""Gymnasium wrappers on real environments: trains are the encoder's, events add up."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from policies import Spaces
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from spikerl.encoding import ENCODERS
+from spikerl.errors import SpikerlError
+from spikerl.wrappers import EncodeObservation, EventCamera, VectorEncodeObservation
+
+# The checkers would rather see environments without wrappers, with rows for observations and with
+# bounds that the environments below do not have; none of that is an error.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*{advice}")
+    for advice in (
+        "different from the unwrapped version",
+        "unconventional shape",
+        "symmetric and normalized",
+        "value is (-)?infinity",
+    )
+]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "poisson": {"scale": 2.0},
+    "equidistant": {"scale": [1.0, 2.0, 0.5, 3.0]},
+    "latency": {},
+    "population": {"n_neurons": 4, "low": -3.0, "high": 3.0, "spikes": "poisson"},
+    "constant": {},
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_trains_are_the_encoder_s_own_and_repeat_with_the_seed(encoder: str) -> None:
+    options = OPTIONS[encoder]
+    env = EncodeObservation(gym.make("CartPole-v1"), encoder, 9, options)
+    plain = gym.make("CartPole-v1")
+    runs = []
+    for _ in range(2):
+        observation, _ = env.reset(seed=3)
+        plain.reset(seed=3)
+        trains = [observation]
+        for action in (0, 1, 1, 0, 1):
+            trains.append(env.step(action)[0])
+        runs.append(np.stack(trains))
+    np.testing.assert_array_equal(*runs)
+    rng = np.random.default_rng([3, 0x5B1C])
+    rows = [plain.reset(seed=3)[0], *(plain.step(a)[0] for a in (0, 1, 1, 0, 1))]
+    for row, train in zip(rows, runs[0], strict=True):
+        wanted = ENCODERS[encoder](**options).encode(row[None].astype(np.float64), 9, rng)
+        np.testing.assert_allclose(train, wanted[:, 0], rtol=0, atol=1e-6)
+        assert env.observation_space.contains(train)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "MountainCar-v0"])
+def test_both_checkers_pass(encoder: str, env_id: str) -> None:
+    options = {k: v for k, v in OPTIONS[encoder].items() if np.ndim(v) == 0}
+    env = EncodeObservation(gym.make(env_id), encoder, 5, options)
+    check_env(env, skip_render_check=True)
+    sb3_check_env(env)
+
+
+def test_the_wrapped_environment_is_made_again_from_its_spec() -> None:
+    env = EncodeObservation(gym.make("CartPole-v1"), "population", 7, {"n_neurons": 3})
+    assert env.spec is not None
+    again = gym.make(env.spec)
+    first, second = (e.reset(seed=1)[0] for e in (env, again))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(copy.deepcopy(env).reset(seed=1)[0], first)
+
+
+def test_all_spaces_of_the_preprocessing_can_be_encoded() -> None:
+    image = spaces.Box(0, 255, (4, 4, 1), np.uint8)
+    entries = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+    for space in (image, entries, spaces.Discrete(4), spaces.MultiBinary(3)):
+        for encoder in ("constant", "poisson"):
+            env = EncodeObservation(Spaces(space, spaces.Discrete(2)), encoder, 3)
+            assert env.observation_space.contains(env.reset(seed=0)[0]), (space, encoder)
+
+
+@pytest.mark.parametrize(
+    "mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+)
+def test_vectors_of_environments_are_encoded_in_every_autoreset_mode(mode: AutoresetMode) -> None:
+    def made() -> SyncVectorEnv:
+        return SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3, autoreset_mode=mode)
+
+    plain, env = made(), VectorEncodeObservation(made(), "constant", 4)
+    assert env.observation_space.shape == (3, 4, 4)
+    rows, _ = plain.reset(seed=5)
+    trains, _ = env.reset(seed=5)
+    ended = 0
+    for _ in range(60):
+        np.testing.assert_array_equal(trains, np.repeat(rows[:, None], 4, axis=1))
+        actions = np.ones(3, int)
+        rows, _, over, cut, infos = plain.step(actions)
+        trains, *_, ours = env.step(actions)
+        done = over | cut
+        ended += int(done.sum())
+        if mode is AutoresetMode.SAME_STEP and done.any():
+            i = int(np.flatnonzero(done)[0])
+            np.testing.assert_array_equal(
+                ours["final_obs"][i], np.repeat(infos["final_obs"][i][None], 4, axis=0)
+            )
+        if mode is AutoresetMode.DISABLED and done.any():
+            rows, _ = plain.reset(options={"reset_mask": done})
+            trains, _ = env.reset(options={"reset_mask": done})
+    assert ended > 3
+
+
+def rendered(env_id: str = "CartPole-v1") -> gym.Env[Any, Any]:
+    return gym.make(env_id, render_mode="rgb_array")
+
+
+def test_events_add_up_to_the_change_of_log_intensity() -> None:
+    pytest.importorskip("pygame", reason="CartPole draws with pygame")
+    env = EventCamera(rendered(), threshold=0.1, shape=(40, 60), max_events=100)
+    events, _ = env.reset(seed=0)
+    assert not events.any()
+    start = np.log1p(env._averaged(env.env.render().astype(float)))
+    total = np.zeros((40, 60))
+    for action in [1] * 8:
+        events = env.step(action)[0]
+        assert env.observation_space.contains(events)
+        assert not (events[0] * events[1]).any()
+        total += events[0] - events[1]
+    now = np.log1p(env._averaged(env.env.render().astype(float)))
+    assert np.abs(total).sum() > 20
+    assert np.abs(start + 0.1 * total - now).max() < 0.1
+    events, _ = env.reset(seed=1)
+    assert not events.any()
+
+
+def test_events_beyond_the_most_come_later() -> None:
+    class Flash(gym.Env[Any, Any]):
+        observation_space = spaces.Box(0, 255, (2, 2), np.uint8)
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return np.zeros((2, 2), np.uint8), {}
+
+        def step(self, action: Any) -> Any:
+            return np.full((2, 2), 20, np.uint8), 0.0, False, False, {}
+
+    env = EventCamera(Flash(), threshold=1.0, shape=None, source="observation", max_events=2)
+    env.reset(seed=0)
+    found = [float(env.step(0)[0][0, 0, 0]) for _ in range(3)]
+    assert found == [2.0, 1.0, 0.0]  # log(21) = 3.04
+    check_env(env, skip_render_check=True)
+
+
+def test_an_event_camera_passes_the_checkers_and_is_made_again() -> None:
+    pytest.importorskip("pygame", reason="CartPole draws with pygame")
+    env = EventCamera(rendered(), shape=(30, 40))
+    check_env(env, skip_render_check=True)
+    assert env.spec is not None
+    again = gym.make(env.spec)
+    for e in (env, again):
+        e.reset(seed=2)
+    np.testing.assert_array_equal(env.step(1)[0], again.step(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder": "morse"}, "there are constant, poisson, equidistant, latency, population"),
+        ({"sim_steps": 0}, "sim_steps must be a whole number >= 1, found 0"),
+        ({"encoder_kwargs": {"size": 1}}, "encoder_kwargs of 'poisson'"),
+        ({"encoder_kwargs": {"scale": -1.0}}, "scale must be finite and > 0"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpikerlError, match=message):
+        EncodeObservation(gym.make("CartPole-v1"), **arguments)
+
+
+def test_what_an_event_camera_cannot_see_is_refused_with_every_reason() -> None:
+    with pytest.raises(SpikerlError, match=r"(?s)threshold must be > 0.*render_mode='rgb_array'"):
+        EventCamera(gym.make("CartPole-v1"), threshold=0.0)
+    with pytest.raises(SpikerlError, match="are no images"):
+        EventCamera(gym.make("CartPole-v1"), source="observation")
