@@ -223,10 +223,11 @@ class ResidualPotential:
                 f"the weights of ResidualPotential have shape {self.weight.shape}, wanted "
                 f"({len(self.bias)}, {last.n_out})"
             )
-        if last.reset != "subtract" or (last.decay != 1).any() or last.v_min is not None:
+        leaks = (last.decay != 1).any() or last.has_current
+        if last.reset != "subtract" or leaks or last.v_min is not None:
             found.append(
-                "ResidualPotential needs reset='subtract', decay=1 and no v_min in the last layer: "
-                "else count and potential do not add up to the input received"
+                "ResidualPotential needs reset='subtract', decay=1, no synaptic current and no "
+                "v_min in the last layer: else count and potential do not add up to what came in"
             )
         return found
 

@@ -69,6 +69,9 @@ _NEURON: dict[str, Kind] = {
     "refractory_steps": Whole(0, MAX_STEPS),
     "v_min": Maybe(Number()),
     "spiking": Flag(),
+    "current_decay": Array(),
+    "adaptation": Array(),
+    "adaptation_decay": Array(),
 }
 _WEIGHT = Array(inline=False)
 LAYERS = Tagged(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from spikerl import __version__
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from spikerl.agent import SpikingAgent
 
 FORMAT = "spikerl agent"
-VERSION = 2
+VERSION = 3
 
 
 def save_agent(agent: SpikingAgent, path: str | os.PathLike[str]) -> None:
@@ -116,7 +117,18 @@ def _content(document: Any) -> Any:
         report = content.get("report") if isinstance(content, dict) else None
         if isinstance(report, dict):
             report["gaps"] = None
+    if version < 3:  # neurons had neither synaptic currents nor thresholds that adapt
+        for layer in _neuron_layers(content):
+            layer.update(current_decay=0.0, adaptation=0.0, adaptation_decay=0.0)
     return content
+
+
+def _neuron_layers(content: Any) -> Iterator[dict[str, Any]]:
+    network = content.get("network") if isinstance(content, dict) else None
+    layers = network.get("layers") if isinstance(network, dict) else None
+    for layer in layers if isinstance(layers, list) else []:
+        if isinstance(layer, dict) and "decay" in layer:
+            yield layer
 
 
 def _checked_path(path: Any) -> str:

@@ -22,6 +22,7 @@ Shape3 = tuple[int, int, int]
 Pair = tuple[int, int]
 
 RESETS = ("subtract", "zero")
+_FILTERS = ("current_decay", "adaptation", "adaptation_decay")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,6 +36,10 @@ class NeuronLayer(ABC):
     delay_steps:      steps until the next layer hears a spike, >= 0.
     refractory_steps: steps a neuron sleeps after its spike, >= 0.
     v_min:            floor of the potential, or None.
+    current_decay:    scalar or [n_out], in [0, 1); what a synaptic current keeps per step, 0 where
+                      there is none. exp(-dt / tau_syn).
+    adaptation:       scalar or [n_out], >= 0; how far each spike lifts the threshold.
+    adaptation_decay: scalar or [n_out], in [0, 1]; what is left of that lift per step.
     spiking:          False makes the layer a read-out.
     """
 
@@ -46,9 +51,12 @@ class NeuronLayer(ABC):
     refractory_steps: int = 0
     v_min: float | None = None
     spiking: bool = True
+    current_decay: Any = 0.0
+    adaptation: Any = 0.0
+    adaptation_decay: Any = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("weight", "bias", "recurrent", "decay", "v_threshold", "v_init"):
+        for name in ("weight", "bias", "recurrent", "decay", "v_threshold", "v_init", *_FILTERS):
             if getattr(self, name, None) is not None:
                 object.__setattr__(self, name, _frozen(name, getattr(self, name)))
         # Plain Python values, so that equal layers have equal fingerprints wherever they come from.
@@ -74,6 +82,16 @@ class NeuronLayer(ABC):
         """U [n_out, n_out], from neuron to neuron of this layer, or None."""
         return None
 
+    @property
+    def has_current(self) -> bool:
+        """Whether input reaches the neurons through a synaptic current."""
+        return bool(self.current_decay.any())
+
+    @property
+    def adapts(self) -> bool:
+        """Whether spikes lift thresholds."""
+        return bool(self.adaptation.any())
+
     def _neuron_problems(self, n: int) -> list[str]:
         found = []
         for name, low, high in (("decay", 0.0, 1.0), ("v_threshold", 0.0, np.inf)):
@@ -84,6 +102,14 @@ class NeuronLayer(ABC):
                 found.append(
                     f"{name} must be finite and in ({low:g}, {high:g}], found {_span(value)}"
                 )
+        for name, top in zip(_FILTERS, (1.0, np.inf, np.inf), strict=True):
+            value = getattr(self, name)
+            if value.ndim and value.shape != (n,):
+                found.append(f"{name} has shape {value.shape}, wanted a scalar or ({n},)")
+            elif not ((value >= 0).all() and (value < top).all()):
+                found.append(f"{name} must be in [0, {top:g}), found {_span(value)}")
+        if (self.adaptation_decay > 1).any():
+            found.append("adaptation_decay must be at most 1")
         if self.v_init.ndim and self.v_init.shape != (n,):
             found.append(f"v_init has shape {self.v_init.shape}, wanted a scalar or ({n},)")
         elif not np.isfinite(self.v_init).all():
@@ -101,6 +127,8 @@ class NeuronLayer(ABC):
                 found.append(f"v_min {self.v_min:g} must not exceed v_init or reach v_threshold")
         if not self.spiking and (self.delay_steps or self.refractory_steps):
             found.append("a read-out never fires: delay_steps and refractory_steps must be 0")
+        if not self.spiking and self.adaptation.any():
+            found.append("a read-out never fires: adaptation must be 0")
         return found
 
 

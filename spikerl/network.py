@@ -4,19 +4,28 @@ Imports numpy, layers and errors only. Everything in spikerl is tested against t
 
 Each step t = 1..T, layer after layer:
 
-    v <- decay * v + W x + b          x: spikes of the layer before, or the drive for the first
+    i <- current_decay * i + W x + b  x: spikes of the layer before, or the drive for the first
+    v <- decay * v + i
     v <- max(v, v_min)                only where a layer has a v_min
-    s <- v >= v_threshold             inclusive; at most one spike per neuron and step
+    s <- v >= v_threshold + adaptation * a   inclusive; at most one spike per neuron and step
+    a <- adaptation_decay * a + s
     v <- v - s * v_threshold          reset="subtract";  v <- 0 where s: reset="zero"
 
+With current_decay = 0 and adaptation = 0, as usual, i is W x + b and the threshold v_threshold.
+
 A read-out (spiking=False) has the same sum and never fires; its potential is the answer.
-v starts at v_init. The bias acts at every step from the first one, whatever the delays.
+v starts at v_init, i and a at 0. The bias acts at every step from the first one, whatever the
+delays.
 
     delay_steps       the layer's spikes reach the next layer this many steps later (0: in the same
                       step; 1: in the next one, as in NEST and on most chips)
     recurrent         U s(t - max(1, delay_steps)) is added to the sum: a layer hears itself one
                       step later at the earliest
-    refractory_steps  for this many steps after a spike v is held: no leak, no input, no spike
+    refractory_steps  for this many steps after a spike v is held: no leak, no input, no spike;
+                      i and a go on
+    current_decay     neurons with a synaptic current (current-based, as in Tang et al. 2020)
+    adaptation        each spike lifts the threshold; resets take v_threshold alone (Bellec et al.
+                      2020)
 
 Data are flat: a feature map [C, H, W] is a row of C*H*W numbers in that order.
 """

@@ -6,6 +6,7 @@ Imports numpy, network and errors. Short and never optimised: every back end is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,11 +22,21 @@ class LayerState:
     v:       [B, n] potentials.
     sent:    [D, B, n] spikes of the last D = max(1, delay_steps) steps, oldest first.
     resting: [B, n] refractory steps left.
+    current: [B, n] synaptic currents.
+    lift:    [B, n] what spikes have left behind for the threshold, in units of adaptation.
     """
 
     v: FloatArray
     sent: FloatArray
     resting: NDArray[np.int64]
+    current: FloatArray
+    lift: FloatArray
+
+    def copy_rows(self, rows: Any, source: LayerState, chosen: Any) -> None:
+        """Take over the chosen rows of another state as these rows."""
+        self.sent[:, rows] = source.sent[:, chosen]
+        for name in ("v", "resting", "current", "lift"):
+            getattr(self, name)[rows] = getattr(source, name)[chosen]
 
 
 def initial_state(network: SpikingNetwork, batch_size: int) -> list[LayerState]:
@@ -39,6 +50,8 @@ def _initial(layer: NeuronLayer, batch_size: int) -> LayerState:
         v=np.broadcast_to(layer.v_init, shape).copy(),
         sent=np.zeros((max(1, layer.delay_steps), *shape)),
         resting=np.zeros(shape, dtype=np.int64),
+        current=np.zeros(shape),
+        lift=np.zeros(shape),
     )
 
 
@@ -71,14 +84,16 @@ def simulate(
             cell = state[k]
             if layer.recurrent_weight is not None:
                 current = current + cell.sent[0] @ layer.recurrent_weight.T
-            v = layer.decay * cell.v + current
+            cell.current = layer.current_decay * cell.current + current
+            v = layer.decay * cell.v + cell.current
             if layer.v_min is not None:
                 v = np.maximum(v, layer.v_min)
             v = np.where(cell.resting > 0, cell.v, v)
             if not layer.spiking:
                 cell.v = v
                 continue
-            s = (v >= layer.v_threshold) & (cell.resting == 0)
+            s = (v >= layer.v_threshold + layer.adaptation * cell.lift) & (cell.resting == 0)
+            cell.lift = layer.adaptation_decay * cell.lift + s
             cell.v = np.where(s, v - layer.v_threshold if layer.reset == "subtract" else 0.0, v)
             cell.resting = np.where(s, layer.refractory_steps, np.maximum(cell.resting - 1, 0))
             spikes[k][t] = s

@@ -20,6 +20,13 @@ from spikerl.network import AvgPool2d, Conv2d, Dense, NeuronLayer, Recording, Sp
 from spikerl.reference import as_drive
 
 
+class Raised:
+    """A layer's thresholds, lifted."""
+
+    def __init__(self, v_threshold):
+        self.v_threshold = v_threshold
+
+
 class Right(Session):
     """The neuron contract, cut into the pieces that a defect may replace."""
 
@@ -33,6 +40,8 @@ class Right(Session):
         shapes = [(self.batch_size, layer.n_out) for layer in self.network.neuron_layers]
         self.v = [np.zeros(shape) for shape in shapes]
         self.rest = [np.zeros(shape, int) for shape in shapes]
+        self.flow = [np.zeros(shape) for shape in shapes]
+        self.lift = [np.zeros(shape) for shape in shapes]
         self.sent = [
             np.zeros((max(1, layer.delay_steps), *shape))
             for layer, shape in zip(self.network.neuron_layers, shapes, strict=True)
@@ -46,6 +55,8 @@ class Right(Session):
     def reset_layer(self, k, layer, rows):
         self.v[k][rows] = layer.v_init
         self.rest[k][rows] = 0
+        self.flow[k][rows] = 0
+        self.lift[k][rows] = 0
         self.sent[k][:, rows] = 0
 
     def _run(self, drive, record_spikes):
@@ -74,13 +85,17 @@ class Right(Session):
         current = self.current(layer, x)
         if layer.recurrent_weight is not None:
             current = current + self.echo(layer, sent)
-        v = self.floored(layer, self.integrated(layer, old, current))
+        flow, lift = self.flow[k][:rows], self.lift[k][:rows]
+        flow[:] = self.filtered(layer, flow, current, rest)
+        v = self.floored(layer, self.integrated(layer, old, flow))
         v = np.where(rest > 0, old, v)
         if not layer.spiking:
             old[:] = v
             return None, None
-        fired = self.fires(layer, v) * (rest == 0)
-        old[:] = self.after_spike(layer, v, fired)
+        raised = self.raised(layer, lift)
+        fired = self.fires(raised, v) * (rest == 0)
+        old[:] = self.after_spike(self.taken(layer, raised), v, fired)
+        lift[:] = layer.adaptation_decay * lift + fired
         rest[:] = np.where(fired, self.refractory(layer), np.maximum(rest - 1, 0))
         heard = self.heard(layer, sent, fired)
         sent[:] = np.concatenate([sent[1:], [fired]])
@@ -91,6 +106,17 @@ class Right(Session):
 
     def echo(self, layer, sent):
         return sent[0] @ layer.recurrent_weight.T
+
+    def filtered(self, layer, flow, current, rest):
+        return layer.current_decay * flow + current
+
+    def raised(self, layer, lift):
+        if not layer.adaptation.any():
+            return layer
+        return Raised(layer.v_threshold + layer.adaptation * lift)
+
+    def taken(self, layer, raised):
+        return layer
 
     def integrated(self, layer, v, current):
         return layer.decay * v + current
@@ -123,7 +149,7 @@ class NumpyBackend:
 
     def __init__(self, session=Right, **capabilities):
         self.session = session
-        self.capabilities = Capabilities(**capabilities)
+        self.capabilities = Capabilities(**{"current": True, "adaptation": True, **capabilities})
 
     def problems(self, network):
         return capability_problems(self.capabilities, network)
@@ -259,6 +285,54 @@ class HalfPrecision(Right):
 class StartIgnored(Right):
     def reset_layer(self, k, layer, rows):
         super().reset_layer(k, replace(layer, v_init=0.0), rows)
+
+
+@defect("current_outlasts_its_input", "matches_reference_with_currents")
+class CurrentsIgnored(Right):
+    def filtered(self, layer, flow, current, rest):
+        return current
+
+
+@defect("current_outlasts_its_input")
+class CurrentsRestToo(Right):
+    def filtered(self, layer, flow, current, rest):
+        return np.where(rest > 0, flow, layer.current_decay * flow + current)
+
+
+@defect("currents_and_lifts_are_state")
+class CurrentsOutliveReset(Right):
+    def reset_layer(self, k, layer, rows):
+        kept = self.flow[k].copy()
+        super().reset_layer(k, layer, rows)
+        self.flow[k][:] = kept
+
+
+@defect("spikes_lift_the_threshold", "matches_reference_adaptive")
+class LiftsIgnored(Right):
+    def raised(self, layer, lift):
+        return layer
+
+
+@defect("spikes_lift_the_threshold", "matches_reference_adaptive")
+class ResetTakesTheLift(Right):
+    """Reset by subtraction takes the lifted threshold."""
+
+    def after_spike(self, layer, v, fired):
+        if layer.reset == "zero":
+            return np.where(fired, 0.0, v)
+        return v - fired * self.lifted
+
+    def taken(self, layer, raised):
+        self.lifted = raised.v_threshold
+        return layer
+
+
+@defect("currents_and_lifts_are_state")
+class LiftsOutliveReset(Right):
+    def reset_layer(self, k, layer, rows):
+        kept = self.lift[k].copy()
+        super().reset_layer(k, layer, rows)
+        self.lift[k][:] = kept
 
 
 @defect("matches_reference")

@@ -80,6 +80,8 @@ def test_known_failures_become_strict_xfails_with_their_reason():
         ({"bias": False}, {"bias_every_step"}),
         ({"refractory": False}, {"matches_reference_refractory", "refractory_neurons_are_held"}),
         ({"v_min": False}, {"matches_reference_floored", "floor_is_applied"}),
+        ({"current": False}, {"current_outlasts_its_input", "matches_reference_with_currents"}),
+        ({"adaptation": False}, {"spikes_lift_the_threshold", "matches_reference_adaptive"}),
         ({"layers": frozenset({"Dense"})}, {"matches_reference_convolutional"}),
         ({"max_delay_steps": 0}, {"matches_reference_delayed", "in_flight_spikes_do_not_leak"}),
         ({"keeps_state": False}, {"split_run_equals_one_run", "partial_reset_leaves_others"}),
@@ -91,7 +93,7 @@ def test_known_failures_become_strict_xfails_with_their_reason():
 def test_a_check_is_generated_only_where_its_capability_is_declared(left_out, gone):
     class Backend:
         name = "lesser"
-        capabilities = Capabilities(**left_out)
+        capabilities = Capabilities(**{"current": True, "adaptation": True, **left_out})
 
     full = {check.name for check in checks_for("reference")}
     assert full - {check.name for check in checks_for(Backend())} == gone

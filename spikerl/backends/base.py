@@ -32,6 +32,8 @@ class Capabilities:
                    "unverified" promises nothing: no one has compared them.
     tolerance:     largest difference allowed in what exactness names (0 for spikes).
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
+    current, adaptation: the same for synaptic currents and thresholds that adapt; False unless
+                   said, as few back ends have them.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
     min_refractory_steps: smallest refractory_steps, where a neuron must rest after a spike.
     drive:         "current" (any numbers) and "spikes" (0/1) that run() takes; "constant" for
@@ -56,6 +58,8 @@ class Capabilities:
     bias: bool = True
     refractory: bool = True
     v_min: bool = True
+    current: bool = False
+    adaptation: bool = False
     min_refractory_steps: int = 0
     min_delay_steps: int = 0
     max_delay_steps: int | None = None
@@ -109,6 +113,10 @@ def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> 
             found.append(f"layer {i}: refractory_steps must be at least {c.min_refractory_steps}")
         if not c.v_min and layer.v_min is not None:
             found.append(f"layer {i}: v_min is not supported")
+        if not c.current and layer.has_current:
+            found.append(f"layer {i}: synaptic currents (current_decay > 0) are not supported")
+        if not c.adaptation and layer.adapts:
+            found.append(f"layer {i}: thresholds that adapt (adaptation > 0) are not supported")
         highest = c.max_delay_steps
         if layer.spiking and layer.delay_steps < c.min_delay_steps:
             found.append(f"layer {i}: delay_steps must be at least {c.min_delay_steps}")

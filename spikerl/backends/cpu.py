@@ -21,6 +21,7 @@ from spikerl.backends.base import (
     require_runnable,
     self_tested,
 )
+from spikerl.backends.cpu_blocks import GROUP, LANES
 from spikerl.connections import IntArray, neuron_bias, synapses
 from spikerl.errors import BackendError
 from spikerl.network import (
@@ -38,7 +39,7 @@ class CpuBackend:
     """The default back end: every feature of the contract, spike for spike the reference."""
 
     name = "cpu"
-    capabilities = Capabilities()
+    capabilities = Capabilities(current=True, adaptation=True)
 
     def problems(self, network: SpikingNetwork) -> list[str]:
         """Every reason this network cannot run here; empty if it can."""
@@ -83,6 +84,7 @@ class CpuSession(Session):
         self._start = _aligned(plan.v_init)
         self._v = _aligned(np.tile(plan.v_init, (batch_size, 1)))
         self._resting = np.zeros(self._v.shape, dtype=np.int64)
+        self._flow, self._lift = np.zeros(self._v.shape), np.zeros(self._v.shape)
         self._flight = np.zeros((batch_size, plan.flight), dtype=np.uint64)
         self._parts = [
             (slice(row[code.STATE], row[code.STATE] + row[code.SIZE]), bool(row[code.SPIKING]))
@@ -113,6 +115,8 @@ class CpuSession(Session):
             constant,
             self._v,
             self._resting,
+            self._flow,
+            self._lift,
             self._flight,
             counts,
             *self._room,
@@ -156,7 +160,7 @@ class CpuSession(Session):
         self._room = (
             np.zeros(words.sum(), dtype=np.uint64),
             np.zeros((2, steps + 1), dtype=np.int64),
-            np.zeros(steps * (widest + code.GROUP), dtype=np.int32),
+            np.zeros(steps * (widest + GROUP), dtype=np.int32),
             _aligned(np.zeros((steps, widest))).reshape(-1),
             np.zeros(widest, dtype=np.int64),
             np.zeros(2 * widest),
@@ -164,14 +168,15 @@ class CpuSession(Session):
         self._room_steps = steps
 
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
+        rest = (self._resting, self._flow, self._lift, self._flight)
         if rows is None:
             self._v[:] = self._start
-            self._resting.fill(0)
-            self._flight.fill(0)
+            for state in rest:
+                state.fill(0)
         else:
             self._v[rows] = self._start
-            self._resting[rows] = 0
-            self._flight[rows] = 0
+            for state in rest:
+                state[rows] = 0
 
     def _close(self) -> None:
         self._room = ()
@@ -216,6 +221,7 @@ class _Plan:
         n = layer.n_out
         plain = layer.reset == "subtract" and layer.v_min is None and bool((layer.decay == 1).all())
         slow = layer.refractory_steps > 0 or layer.recurrent_weight is not None
+        slow = slow or layer.has_current or layer.adapts
         row[code.SIZE], row[code.PADDED] = n, _whole_vectors(n)
         row[code.WORDS] = -(-n // 64)
         row[code.DELAY], row[code.KEPT] = layer.delay_steps, max(1, layer.delay_steps)
@@ -234,6 +240,10 @@ class _Plan:
         row[code.THRESHOLD] = self._store(_padded(threshold, n, never))
         floor = -np.inf if layer.v_min is None else layer.v_min
         row[code.FLOOR] = self._store(_padded(floor, n, -np.inf))
+        if slow:
+            row[code.CURRENT_DECAY] = self._store(_padded(layer.current_decay, n, 0.0))
+            row[code.ADAPTATION] = self._store(_padded(layer.adaptation, n, 0.0))
+            row[code.ADAPTATION_DECAY] = self._store(_padded(layer.adaptation_decay, n, 0.0))
         if layer.recurrent_weight is not None:
             row[code.RECURRENT] = 1
             row[code.FEEDBACK] = self._store(_by_sender(layer.recurrent_weight))
@@ -271,7 +281,7 @@ class _Plan:
 
 
 def _whole_vectors(n: int) -> int:
-    return -(-n // code.LANES) * code.LANES
+    return -(-n // LANES) * LANES
 
 
 def _padded(values: Any, n: int, fill: float) -> FloatArray:
@@ -301,7 +311,7 @@ def _in_blocks(rows: FloatArray, kind: type[np.floating[Any]]) -> FloatArray:
 
 def _aligned(values: FloatArray) -> FloatArray:
     """A copy that starts on a cache line, so that no vector crosses one."""
-    room = np.empty(values.size + code.LANES)
+    room = np.empty(values.size + LANES)
     skip = (-room.ctypes.data % 64) // 8
     copy = room[skip : skip + values.size].reshape(values.shape)
     copy[...] = values

@@ -15,14 +15,14 @@ from spikerl.backends.base import (
     require_runnable,
 )
 from spikerl.network import FloatArray, Recording, SpikingNetwork
-from spikerl.reference import LayerState, initial_state, simulate
+from spikerl.reference import initial_state, simulate
 
 
 class ReferenceBackend:
     """The arbiter itself, in float64 numpy; slow, and right by definition."""
 
     name = "reference"
-    capabilities = Capabilities()
+    capabilities = Capabilities(current=True, adaptation=True)
 
     def problems(self, network: SpikingNetwork) -> list[str]:
         """Every reason this network cannot run here; empty if it can."""
@@ -52,14 +52,12 @@ class ReferenceSession(Session):
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
         rows = drive.shape[1]
-        part = [LayerState(c.v[:rows], c.sent[:, :rows], c.resting[:rows]) for c in self._state]
+        part = initial_state(self.network, rows)
+        for cell, before in zip(part, self._state, strict=True):
+            cell.copy_rows(slice(None), before, slice(rows))
         recording = simulate(self.network, drive, part)
         for cell, after in zip(self._state, part, strict=True):
-            cell.v[:rows], cell.sent[:, :rows], cell.resting[:rows] = (
-                after.v,
-                after.sent,
-                after.resting,
-            )
+            cell.copy_rows(slice(rows), after, slice(None))
         if record_spikes:
             return recording
         return Recording(recording.counts, recording.potentials, recording.sim_steps)
@@ -67,9 +65,7 @@ class ReferenceSession(Session):
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         chosen = slice(None) if rows is None else rows
         for cell, start in zip(self._state, self._start, strict=True):
-            cell.v[chosen] = start.v[chosen]
-            cell.sent[:, chosen] = start.sent[:, chosen]
-            cell.resting[chosen] = start.resting[chosen]
+            cell.copy_rows(chosen, start, chosen)
 
     def _close(self) -> None:
         self._state = []

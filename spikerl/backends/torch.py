@@ -49,7 +49,7 @@ class TorchBackend:
     """
 
     name = "torch"
-    capabilities = Capabilities()
+    capabilities = Capabilities(current=True, adaptation=True)
 
     def __init__(self, device: str = "cpu", dtype: str = "float64") -> None:
         self.device = device
@@ -142,8 +142,9 @@ class TorchSession(Session):
             cell.v[chosen] = cell.start
             if cell.sent is not None:
                 cell.sent[:, chosen] = 0.0
-            if cell.resting is not None:
-                cell.resting[chosen] = 0
+            for state in (cell.resting, cell.flow, cell.lift):
+                if state is not None:
+                    state[chosen] = 0
 
     def _close(self) -> None:
         self._cells = []
@@ -156,6 +157,8 @@ class _Cell:
     sent:    [D, batch_size, n] spikes of the last D = max(1, delay_steps) steps, oldest first;
              None where nobody hears them later.
     resting: [batch_size, n] refractory steps left; None where no neuron ever rests.
+    flow:    [batch_size, n] synaptic currents; None where there are none.
+    lift:    [batch_size, n] what spikes left for the threshold; None where it never adapts.
     """
 
     def __init__(
@@ -186,6 +189,16 @@ class _Cell:
         if self._rest:
             self.resting = torch.zeros(shape, dtype=torch.int64, device=device)
 
+        self.flow: Tensor | None = None
+        if layer.has_current:
+            self._current_decay = _tensor(layer.current_decay, device, dtype)
+            self.flow = torch.zeros(shape, dtype=dtype, device=device)
+        self.lift: Tensor | None = None
+        if layer.adapts:
+            self._adaptation = _tensor(layer.adaptation, device, dtype)
+            self._adaptation_decay = _tensor(layer.adaptation_decay, device, dtype)
+            self.lift = torch.zeros(shape, dtype=dtype, device=device)
+
     def current(self, x: Tensor) -> Tensor:
         """W x + b for what the layer hears, x [B, n_in]; returns [B, n]."""
         for f in self._maps:
@@ -200,13 +213,19 @@ class _Cell:
         old = self.v[:rows]
         if self._recurrent is not None and self.sent is not None:
             current = current + self.sent[0, :rows] @ self._recurrent
+        if self.flow is not None:
+            current = self._current_decay * self.flow[:rows] + current
+            self.flow[:rows] = current
         v = current + (old if self._decay is None else self._decay * old)
         if self._v_min is not None:
             v = v.clamp(min=self._v_min)
         if not self.spiking:
             old.copy_(v)
             return v, v
-        fired = v >= self._threshold
+        threshold = self._threshold
+        if self.lift is not None:
+            threshold = threshold + self._adaptation * self.lift[:rows]
+        fired = v >= threshold
         if self.resting is not None:
             left = self.resting[:rows]
             asleep = left > 0
@@ -214,6 +233,8 @@ class _Cell:
             fired &= ~asleep
             left.copy_(torch.where(fired, self._rest, (left - 1).clamp(min=0)))
         spikes = fired.to(v.dtype)
+        if self.lift is not None:
+            self.lift[:rows] = self._adaptation_decay * self.lift[:rows] + spikes
         v = v - spikes * self._threshold if self._subtract else v.masked_fill(fired, 0.0)
         old.copy_(v)
         if self.sent is None:

@@ -79,7 +79,7 @@ def output(
 ) -> Dense:
     """A last layer: a read-out if its potential is promised and wanted, else one that fires."""
     if readout and can_read_out(c):
-        kept = {k: v for k, v in fields.items() if k in ("decay", "v_min")}
+        kept = {k: v for k, v in fields.items() if k in ("decay", "v_min", "current_decay")}
         return layer(rng, c, weight, spiking=False, **kept)
     return layer(rng, c, weight, delay_steps=c.min_delay_steps, **fields)
 

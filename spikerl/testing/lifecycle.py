@@ -182,6 +182,10 @@ def _refusals(c: Capabilities) -> dict[str, SpikingNetwork]:
         lacking[f"reset={reset!r}"] = {"reset": reset}
     if not c.decay:
         lacking["decay"] = {"decay": 0.5}
+    if not c.current:
+        lacking["current"] = {"current_decay": 0.5}
+    if not c.adaptation:
+        lacking["adaptation"] = {"adaptation": 0.5}
     if not c.recurrent:
         lacking["recurrent"] = {"recurrent": [[0.5, 0.0], [0.0, 0.5]]}
     if not c.bias:

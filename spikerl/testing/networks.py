@@ -95,7 +95,7 @@ def matches_reference_delayed(backend: Backend) -> None:
     allowed = delays(c, 0, 1, 2, 3)
     for first, second in zip(allowed, reversed(allowed), strict=True):
         rng = np.random.default_rng(70 + first)
-        network = dyadic.stack(rng, c, delays=(first, second), reset=_reset(c))
+        network = dyadic.stack(rng, c, delays=(first, second), reset=reset_of(c))
         _match(backend, network, 80, where=f"delays {first} and {second}")
 
 
@@ -105,7 +105,7 @@ def matches_reference_recurrent(backend: Backend) -> None:
     c = backend.capabilities
     for delay in delays(c, 0, 1, 2):
         rng = np.random.default_rng(90 + delay)
-        network = dyadic.stack(rng, c, delays=(delay, delay), recurrent=True, reset=_reset(c))
+        network = dyadic.stack(rng, c, delays=(delay, delay), recurrent=True, reset=reset_of(c))
         _match(backend, network, 100, where=f"delay {delay}")
 
 
@@ -114,7 +114,7 @@ def _maps_fit(c: Capabilities) -> bool:
 
 
 def _maps(c: Capabilities) -> SpikingNetwork:
-    return dyadic.convolutional(np.random.default_rng(110), c, reset=_reset(c))
+    return dyadic.convolutional(np.random.default_rng(110), c, reset=reset_of(c))
 
 
 @check(_maps_fit)
@@ -129,7 +129,7 @@ def matches_reference_refractory(backend: Backend) -> None:
     c = backend.capabilities
     for refractory in (1, 2):
         rng = np.random.default_rng(120 + refractory)
-        network = dyadic.stack(rng, c, refractory_steps=refractory, reset=_reset(c))
+        network = dyadic.stack(rng, c, refractory_steps=refractory, reset=reset_of(c))
         _match(backend, network, 130, where=f"refractory_steps={refractory}")
 
 
@@ -137,8 +137,27 @@ def matches_reference_refractory(backend: Backend) -> None:
 def matches_reference_floored(backend: Backend) -> None:
     """Networks with a floor under the potential do what the reference does."""
     c = backend.capabilities
-    network = dyadic.stack(np.random.default_rng(140), c, v_min=-0.5, reset=_reset(c))
+    network = dyadic.stack(np.random.default_rng(140), c, v_min=-0.5, reset=reset_of(c))
     _match(backend, network, 141)
+
+
+@check(lambda c: c.current)
+def matches_reference_with_currents(backend: Backend) -> None:
+    """Networks with synaptic currents do what the reference does, read-outs included."""
+    c = backend.capabilities
+    network = dyadic.stack(np.random.default_rng(142), c, current_decay=0.5, reset=reset_of(c))
+    _match(backend, network, 143, 0.5)
+
+
+@check(lambda c: c.adaptation)
+def matches_reference_adaptive(backend: Backend) -> None:
+    """Networks whose thresholds adapt do what the reference does."""
+    c = backend.capabilities
+    for reset in sorted(c.resets):
+        network = dyadic.stack(
+            np.random.default_rng(144), c, adaptation=0.5, adaptation_decay=0.5, reset=reset
+        )
+        _match(backend, network, 145, 0.5, f"reset={reset!r}")
 
 
 @check()
@@ -212,7 +231,7 @@ def effective_network_reproduces_device(backend: Backend) -> None:
 def everything(c: Capabilities, seed: int) -> SpikingNetwork:
     """A network that has every kind of state the capabilities allow."""
     first, second = (delays(c, 1, 2) * 2)[:2]
-    options: dict[str, Any] = {"reset": _reset(c)}
+    options: dict[str, Any] = {"reset": reset_of(c)}
     if c.decay:
         options["decay"] = 0.5
     if c.refractory:
@@ -225,7 +244,8 @@ def everything(c: Capabilities, seed: int) -> SpikingNetwork:
     return dyadic.stack(rng, c, delays=(first, second), recurrent=loops, **options)
 
 
-def _reset(c: Capabilities) -> str:
+def reset_of(c: Capabilities) -> str:
+    """The reset of networks that may have any."""
     return "subtract" if "subtract" in c.resets else "zero"
 
 
@@ -234,7 +254,7 @@ def _real_valued(c: Capabilities) -> list[SpikingNetwork]:
     rng = np.random.default_rng(190)
     n_in, hidden, n_out = dyadic.sizes(c)
     shared: dict[str, Any] = {
-        "reset": _reset(c),
+        "reset": reset_of(c),
         "delay_steps": c.min_delay_steps,
         "refractory_steps": c.min_refractory_steps,
     }

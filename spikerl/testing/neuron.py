@@ -166,6 +166,29 @@ def floor_is_applied(backend: Backend) -> None:
     expect(backend, [layer], drive, ["00101"])
 
 
+@check(lambda c: exact(c) and c.current)
+def current_outlasts_its_input(backend: Backend) -> None:
+    """A synaptic current keeps current_decay of itself per step and moves v until it is gone."""
+    # 1, 1/2, 1/4, ...: v is 1/2, 1 - 1/4 + ..., always below 1; two inputs are enough.
+    layer = neurons(backend.capabilities, [[0.5]], current_decay=0.5)
+    expect(backend, [layer], [1, 1, 0, 0, 0, 0], ["010000"])
+    # held for two steps after its spike, the neuron then goes on with what the current has become
+    if backend.capabilities.refractory:
+        layer = neurons(backend.capabilities, [[1.0]], current_decay=0.5, refractory_steps=2)
+        expect(backend, [layer], [1, 0, 0, 1, 0, 0], ["100100"])
+
+
+@check(lambda c: exact(c) and c.adaptation)
+def spikes_lift_the_threshold(backend: Backend) -> None:
+    """Each spike lifts the threshold from the next step on; the lift decays, resets ignore it."""
+    c = backend.capabilities
+    layer = neurons(c, [[1.0]], adaptation=1.0, adaptation_decay=0.5)
+    # subtract: 1 fires; 1 < 2; 2 >= 3/2 fires, 1 is left; 2 < 9/4; 3 >= 13/8 fires; 3 >= 37/16 too.
+    # zero:     1 fires; 1 < 2; 2 >= 3/2 fires, 0 is left; 1 < 9/4; 2 >= 13/8 fires; 1 < 37/16.
+    wanted = "101011" if "subtract" in c.resets else "101010"
+    expect(backend, [layer], [1] * 6, [wanted])
+
+
 def delays(c: Capabilities, *wanted: int) -> list[int]:
     """The delays among these that the capabilities allow, or else the smallest one."""
     highest = np.inf if c.max_delay_steps is None else c.max_delay_steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from spikerl.backends.base import Backend, Capabilities
@@ -18,7 +20,7 @@ from spikerl.testing.check import (
     opened,
     run,
 )
-from spikerl.testing.networks import everything
+from spikerl.testing.networks import everything, reset_of
 from spikerl.testing.neuron import delays, neurons
 
 _catalogue = Catalogue()
@@ -88,6 +90,38 @@ def partial_reset_leaves_others(backend: Backend) -> None:
             anew_rows = reset & comparable(c, session.network, after)
             compare(c, got, goes_on, f"rows kept by reset({rows!r})", kept)
             compare(c, got, anew, f"rows chosen by reset({rows!r})", anew_rows)
+
+
+@check(lambda c: c.current or c.adaptation)
+def currents_and_lifts_are_state(backend: Backend) -> None:
+    """Synaptic currents and lifted thresholds go on from run to run and begin anew with reset()."""
+    c = backend.capabilities
+    kinds: dict[str, Any] = {"reset": reset_of(c)}
+    kinds |= {"current_decay": 0.5} if c.current else {}
+    kinds |= {"adaptation": 0.5, "adaptation_decay": 0.5} if c.adaptation else {}
+    network = dyadic.stack(np.random.default_rng(225), c, **kinds)
+    drive = dyadic.drive(np.random.default_rng(226), c, network, 2 * _half(c), ROWS)
+    first, second = np.split(drive, 2)
+    with opened(backend, network, ROWS) as session:
+        state = initial_state(session.network, ROWS)
+        same = comparable(c, session.network, first, second)
+        simulate(session.network, first, state)
+        goes_on = simulate(session.network, second, state)
+        run(session, backend, first)
+        if c.keeps_state:
+            compare(c, run(session, backend, second), goes_on, "the second run", same)
+            session.reset()
+            run(session, backend, first)
+        if c.keeps_state and c.partial_reset:
+            reset = np.array([True, False, True, False])
+            session.reset(reset)
+            got = run(session, backend, second)
+            anew = simulate(session.network, second)
+            fresh = reset & comparable(c, session.network, second)
+            compare(c, got, goes_on, "rows that were not reset", ~reset & same)
+            compare(c, got, anew, "rows that were reset", fresh)
+        session.reset()
+        matches(backend, session, second, "after reset")
 
 
 @check()
