@@ -40,13 +40,13 @@ def test_a_future_version_says_which_was_found_and_to_upgrade() -> None:
     document = document_of("pole") | {"version": 7, "written_by": "3.2", "agent": "other"}
     refused(
         with_document("pole", document),
-        r"it has format version 7, written by spikerl '3\.2'; spikerl .* knows versions up to 2: "
+        r"it has format version 7, written by spikerl '3\.2'; spikerl .* knows versions up to 3: "
         r"upgrade it \(pip install -U spikerl\)",
     )
     # a later format may change everything but where its version stands
     refused(
-        forged({"agent.json": json.dumps({"format": "spikerl agent", "version": 3}).encode()}),
-        "it has format version 3, written by spikerl None",
+        forged({"agent.json": json.dumps({"format": "spikerl agent", "version": 4}).encode()}),
+        "it has format version 4, written by spikerl None",
     )
 
 
@@ -60,6 +60,16 @@ def test_a_file_of_version_1_is_read_as_one_whose_report_had_no_gaps(tmp_path: P
         assert SpikingAgent.load(tmp_path / "old").report == wanted
     document["agent"] = "other"
     refused(with_document("pole", document), "agent is 'other'")
+
+
+def test_a_file_of_version_2_has_neither_currents_nor_adaptation(tmp_path: Path) -> None:
+    document = document_of("pole") | {"version": 2}
+    for layer in document["agent"]["network"]["layers"]:
+        for name in ("current_decay", "adaptation", "adaptation_decay"):
+            assert layer.pop(name, 0.0) == 0.0
+    (tmp_path / "old").write_bytes(with_document("pole", document))
+    network = SpikingAgent.load(tmp_path / "old").network
+    assert network.fingerprint() == AGENTS["pole"]().network.fingerprint()
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])

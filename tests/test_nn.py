@@ -36,7 +36,7 @@ def reference_rates(stack: SpikingStack, rows: Tensor) -> np.ndarray:
 
 RULES = [
     {"kind": kind, "reset": reset, "delay_steps": delay}
-    for kind in ("IF", "LIF", "PLIF")
+    for kind in ("IF", "LIF", "PLIF", "CLIF", "ALIF")
     for reset in ("subtract", "zero")
     for delay in (0, 1, 2)
 ]
@@ -107,11 +107,15 @@ def by_autograd(stack: SpikingStack, rows: Tensor) -> Tensor:
         neuron, surrogate = layer.neuron, layer.surrogate
         weight, bias = layer.weights()
         v = layer.v_init.expand(len(rows), -1)
+        flow, lift = torch.zeros_like(v), torch.zeros_like(v)
         out = []
         for t in range(T):
-            v = layer.decay() * v + nn.functional.linear(x[t], weight, bias)
+            flow = neuron.extra("current_decay") * flow + nn.functional.linear(x[t], weight, bias)
+            v = layer.decay() * v + flow
             theta = layer.v_threshold
-            s = _Step.apply((v - theta) / theta, surrogate.name, surrogate.slope)
+            over = v - theta - neuron.extra("adaptation") * lift
+            s = _Step.apply(over / theta, surrogate.name, surrogate.slope)
+            lift = neuron.extra("adaptation_decay") * lift + s
             held = s.detach() if neuron.detach_reset else s
             v = v * (1 - held) if neuron.reset == "zero" else v - held * theta
             out.append(s)
@@ -189,12 +193,17 @@ def test_what_cannot_be_trained_is_refused_by_name() -> None:
     layer = Dense(np.eye(2), recurrent=np.eye(2), refractory_steps=1, v_min=-1.0)
     with pytest.raises(SpikerlError, match=r"(?s)recurrent weights.*refractory_steps 1.*v_min -1"):
         SpikingLayer.of(layer)
+    layer = Dense(np.eye(2), current_decay=0.5, adaptation=0.1)
+    with pytest.raises(SpikerlError, match=r"(?s)a synaptic current.*an adapting threshold"):
+        SpikingLayer.of(layer)
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"kind": "Izhikevich"}, "there are IF, LIF, PLIF"),
+        ({"kind": "Izhikevich"}, "there are IF, LIF, PLIF, CLIF, ALIF"),
+        ({"kind": "LIF", "current_decay": 0.5}, "current_decay belongs to CLIF, the neuron is LIF"),
+        ({"kind": "ALIF", "adaptation_decay": 1.0}, r"adaptation_decay must be in \(0, 1\)"),
         ({"surrogate": "step"}, "there are fast_sigmoid, arctan, sigmoid, triangle, rectangle"),
         ({"kind": "IF", "decay": 0.9}, "LIF leaks"),
         ({"kind": "LIF", "decay": 1.5}, r"decay must be in \(0, 1\], found 1.5"),

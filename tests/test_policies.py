@@ -51,6 +51,8 @@ NEURONS = {
     "IF": {"neuron": "IF"},
     "LIF zero": {"neuron": "LIF", "neuron_kwargs": {"reset": "zero", "decay": 0.8}},
     "PLIF delayed": {"neuron": "PLIF", "neuron_kwargs": {"delay_steps": 1}},
+    "CLIF zero": {"neuron": "CLIF", "neuron_kwargs": {"reset": "zero", "current_decay": 0.6}},
+    "ALIF": {"neuron": "ALIF", "neuron_kwargs": {"adaptation": 0.3}},
     "IF 4 bits": {"neuron": "IF", "neuron_kwargs": {"weight_bits": 4, "surrogate": "triangle"}},
 }
 
@@ -287,7 +289,7 @@ def test_a_spiking_policy_learns_to_balance() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"neuron": "HH"}, "there are IF, LIF, PLIF"),
+        ({"neuron": "HH"}, "there are IF, LIF, PLIF, CLIF, ALIF"),
         ({"sim_steps": 0}, "sim_steps must be a whole number >= 1, found 0"),
         ({"neuron_kwargs": {"surrogate": "spline"}}, "there is no surrogate 'spline'; there are"),
         ({"neuron_kwargs": {"leak": 1}}, "there are decay, v_threshold"),

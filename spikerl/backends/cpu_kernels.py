@@ -2,7 +2,8 @@
 
 Imports numpy, numba and cpu_blocks. A network comes flattened: `program` holds one row of sizes,
 flags and offsets per layer of neurons (the constants below name its columns), `values` every number
-of every layer. One signature for every network: compiled once, then loaded from numba's cache on disk.
+of every layer. One signature for every network: compiled once, then loaded from numba's cache on
+disk.
 
 Order of work: row by row, layer by layer, all T steps of a layer before the next one. Layers feed
 forward only, so this gives what stepping all layers together gives, and the weights of one layer

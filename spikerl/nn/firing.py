@@ -57,7 +57,7 @@ class _Fire(torch.autograd.Function):
         before = current.new_empty((steps, rows, width))
         spikes = current.new_empty((steps if wanted else 0, rows, width))
         counts = torch.zeros_like(v)
-        if _compiled(current):
+        if runs_compiled(current):
             kernels.forward(
                 current.detach().contiguous().numpy(),
                 v.numpy(),
@@ -98,7 +98,7 @@ class _Fire(torch.autograd.Function):
         g_decay = torch.zeros_like(decay)
         # With create_graph (TRPO's Fisher products) the steps back are torch operations too; the
         # potentials count as constants there.
-        if _compiled(before) and not torch.is_grad_enabled():
+        if runs_compiled(before) and not torch.is_grad_enabled():
             kernels.backward(
                 g_spikes.contiguous().numpy(),
                 g_counts.numpy(),
@@ -126,7 +126,7 @@ class _Fire(torch.autograd.Function):
                 if not detach:
                     g_s = g_s - (u if zero else threshold) * g_v
                 x = (u - threshold) / threshold
-                g_u = g_s * _derivative(x, code, slope) / threshold
+                g_u = g_s * derivative(x, code, slope) / threshold
                 g_u = g_u + (g_v * (1 - s) if zero else g_v)
                 g_current[0 if constant else t] += g_u
                 earlier = start
@@ -142,11 +142,12 @@ class _Fire(torch.autograd.Function):
 _apply: Any = _Fire.apply
 
 
-def _compiled(tensor: Tensor) -> bool:
+def runs_compiled(tensor: Tensor) -> bool:
+    """Whether there are compiled loops for it."""
     return tensor.device.type == "cpu" and tensor.dtype is torch.float32
 
 
-def _derivative(x: Tensor, code: int, slope: float) -> Tensor:
+def derivative(x: Tensor, code: int, slope: float) -> Tensor:
     """The functions of surrogates.py, by their number."""
     if code == 0:
         return 1 / (1 + slope * x.abs()) ** 2

@@ -14,12 +14,12 @@ import numba
 import numpy as np
 
 _compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
-_fast: Callable[..., Any] = numba.njit(
+compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"}
 )
 
 
-@_fast
+@compiled
 def forward(current, v, decay, theta, zero, counted, spikes, before, counts):  # type: ignore[no-untyped-def]
     """All steps of a layer; v [B, N] goes on in place.
 
@@ -59,7 +59,7 @@ _inlined: Callable[..., Any] = numba.njit(inline="always", error_model="numpy")
 
 
 @_inlined
-def _bend(u, theta, code, slope, bend):  # type: ignore[no-untyped-def]
+def bend_row(u, theta, code, slope, bend):  # type: ignore[no-untyped-def]
     """The surrogate's derivative by v of a row u [N], see surrogates.py."""
     one, none = np.float32(1.0), np.float32(0.0)
     width = len(u)
@@ -85,7 +85,7 @@ def _bend(u, theta, code, slope, bend):  # type: ignore[no-untyped-def]
             bend[i] = (one if near else none) / theta[i]
 
 
-@_fast
+@compiled
 def backward(  # type: ignore[no-untyped-def]
     g_spikes,
     g_counts,
@@ -118,7 +118,7 @@ def backward(  # type: ignore[no-untyped-def]
     for t in range(steps - 1, -1, -1):
         for b in range(rows):
             u, after = before[t, b], g_v[b]
-            _bend(u, theta, code, slope, bend)
+            bend_row(u, theta, code, slope, bend)
             if wanted:
                 given = g_spikes[t, b]
                 for i in range(width):
@@ -156,10 +156,13 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, counted, counts):  # type: ignore[no-untyped-def]
+def decide(  # type: ignore[no-untyped-def]
+    x, starts, weights, biases, decays, thetas, extras, zeros, delays, steps, counted, counts
+):
     """T steps of a stack of dense layers in float64, spike by spike; no gradient.
 
     x: [B, n_in] constant current.  starts: one v_init [n] per layer.
+    extras: current_decay, adaptation, adaptation_decay per layer.
     weights: one [n_in, n] per layer, transposed.  counts: [B, n] of the last layer, over `counted`.
     """
     depth = len(weights)
@@ -167,6 +170,7 @@ def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, cou
     for layer in range(depth):
         widest = max(widest, weights[layer].shape[1])
     drive, v = np.empty(weights[0].shape[1]), np.empty(widest)
+    flow, lift, current = np.empty(widest), np.empty(widest), np.empty(widest)
     # spikes of every layer at every step, as lists of indices
     fired = np.empty((2, steps, widest), np.int32)
     n_fired = np.empty((2, steps), np.int64)
@@ -174,6 +178,9 @@ def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, cou
         for layer in range(depth):
             weight, bias, start = weights[layer], biases[layer], starts[layer]
             decay, theta, zero = decays[layer], thetas[layer], zeros[layer]
+            alpha, beta, rho = extras[layer][0], extras[layer][1], extras[layer][2]
+            flow[:] = 0.0
+            lift[:] = 0.0
             width = weight.shape[1]
             here, there = layer % 2, (layer + 1) % 2
             late = delays[layer - 1] if layer else 0
@@ -192,18 +199,29 @@ def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, cou
             for t in range(steps):
                 if layer == 0:
                     for i in range(width):
-                        v[i] = decay[i] * v[i] + drive[i]
+                        current[i] = drive[i]
                 else:
                     for i in range(width):
-                        v[i] = decay[i] * v[i] + bias[i]
+                        current[i] = 0.0
                     if t >= late:
                         for k in range(n_fired[there, t - late]):
                             row = weight[fired[there, t - late, k]]
                             for i in range(width):
-                                v[i] += row[i]
+                                current[i] += row[i]
+                    for i in range(width):
+                        current[i] += bias[i]
+                if alpha > 0:
+                    for i in range(width):
+                        flow[i] = alpha * flow[i] + current[i]
+                        current[i] = flow[i]
+                for i in range(width):
+                    v[i] = decay[i] * v[i] + current[i]
                 n = 0
                 for i in range(width):
-                    if v[i] >= theta[i]:
+                    raised = beta * lift[i]
+                    lift[i] = rho * lift[i]
+                    if v[i] >= theta[i] + raised:
+                        lift[i] += 1.0
                         v[i] = 0.0 if zero else v[i] - theta[i]
                         fired[here, t, n] = i
                         n += 1
@@ -213,7 +231,7 @@ def decide(x, starts, weights, biases, decays, thetas, zeros, delays, steps, cou
                         counts[b, fired[here, t, k]] += 1.0
 
 
-@_fast
+@compiled
 def remember(current, starts, v, s, decay, theta, recurrent, zero, steps, before, counts):  # type: ignore[no-untyped-def]
     """A recurrent layer over whole sequences: L decisions of `steps` steps each.
 
@@ -251,7 +269,7 @@ def remember(current, starts, v, s, decay, theta, recurrent, zero, steps, before
                         potential[i] = u[i] - theta[i] * last[i]
 
 
-@_fast
+@compiled
 def remember_back(  # type: ignore[no-untyped-def]
     g_counts,
     starts,
@@ -284,7 +302,7 @@ def remember_back(  # type: ignore[no-untyped-def]
             for t in range(steps - 1, -1, -1):
                 place = k * steps + t
                 u = before[place, b]
-                _bend(u, theta, code, slope, bend)
+                bend_row(u, theta, code, slope, bend)
                 for i in range(width):
                     g_s[i] = given[i] + g_heard[i]
                 if zero:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError, listed
 from spikerl.layers import Conv2d, Dense, FloatArray
+from spikerl.nn.adaptation import fire_adaptive
+from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.surrogates import Surrogate
+
+EXTRAS = ("current_decay", "adaptation", "adaptation_decay")
 
 
 class SpikingLayer(nn.Module):
@@ -40,6 +45,7 @@ class SpikingLayer(nn.Module):
         self.surrogate = Surrogate(neuron.surrogate, neuron.slope)
         self.shape = shape
         self.shape_out = _shape_out(synapses, shape)
+        self.extras = {name: neuron.extra(name) for name in EXTRAS}
         n = prod(self.shape_out)
         self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
         self.register_buffer("v_init", torch.full((n,), float(neuron.v_init)))
@@ -53,7 +59,8 @@ class SpikingLayer(nn.Module):
     def of(cls, layer: Dense | Conv2d, **rules: Any) -> SpikingLayer:
         """The neurons of a layer of a SpikingNetwork, in float32; rules: see Neuron.
 
-        Raises SpikerlError with what cannot be trained: recurrence, refractory steps, a floor.
+        Raises SpikerlError with what cannot be trained: recurrence, refractory steps, a floor,
+        synaptic currents, adaptation.
         """
         unknown = [
             f"{name} {value!r}"
@@ -61,6 +68,8 @@ class SpikingLayer(nn.Module):
                 ("recurrent weights", layer.recurrent_weight is not None, False),
                 ("refractory_steps", layer.refractory_steps, 0),
                 ("v_min", layer.v_min, None),
+                ("a synaptic current", layer.has_current, False),
+                ("an adapting threshold", layer.adapts, False),
             )
             if value != plain
         ]
@@ -121,7 +130,7 @@ class SpikingLayer(nn.Module):
         return rounded, bias
 
     def numbers(self) -> tuple[Any, ...]:
-        """v_init, transposed weight, bias, decay, threshold as numpy arrays; reset zero; delay."""
+        """v_init, transposed weight, bias, decay, threshold and EXTRAS as arrays; reset; delay."""
         weight, bias = self.weights()
         bias = torch.zeros(self.n_out) if bias is None else bias.detach()
         return (
@@ -130,6 +139,7 @@ class SpikingLayer(nn.Module):
             bias.numpy(),
             self.decay().detach().numpy(),
             self.v_threshold.numpy(),
+            np.array([*self.extras.values()]),
             int(self.neuron.reset == "zero"),
             self.neuron.delay_steps,
         )
@@ -157,8 +167,17 @@ class SpikingLayer(nn.Module):
         """
         if late:
             x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
-        current = self.current(x)
-        return fire(
+        current, rules = self.current(x), self.extras
+        if rules["current_decay"]:
+            current = filtered(current, rules["current_decay"], sim_steps)
+        function: Any = fire
+        if rules["adaptation"]:
+            function = partial(
+                fire_adaptive,
+                adaptation=rules["adaptation"],
+                adaptation_decay=rules["adaptation_decay"],
+            )
+        found: tuple[Tensor, Tensor, Tensor] = function(
             current,
             self.v_init.to(current.dtype).expand(current.shape[1], -1),
             self.decay().to(current.dtype),
@@ -170,6 +189,7 @@ class SpikingLayer(nn.Module):
             counted=sim_steps - self.neuron.delay_steps,
             spikes=not last,
         )
+        return found
 
     def to_layer(self) -> Dense | Conv2d:
         """The same neurons as a layer of a SpikingNetwork, exactly."""
@@ -180,6 +200,7 @@ class SpikingLayer(nn.Module):
             "v_init": _shortest(self.v_init),
             "reset": self.neuron.reset,
             "delay_steps": self.neuron.delay_steps,
+            **self.extras,
         }
         given = None if bias is None else exact_array(bias)
         if isinstance(self.synapses, nn.Linear):

@@ -5,6 +5,8 @@ The equations are those of spikerl.network. The kinds differ in the leak:
     IF    none, decay = 1
     LIF   a fixed decay = exp(-dt / tau), one number for the layer
     PLIF  a decay that is learned with the weights (Fang et al. 2021), decay = sigmoid(w)
+    CLIF  a LIF behind a synaptic current that decays as well (Tang et al. 2020)
+    ALIF  a LIF whose spikes lift its threshold for a while (Bellec et al. 2020)
 """
 
 from __future__ import annotations
@@ -16,15 +18,25 @@ from spikerl.errors import SpikerlError, listed
 from spikerl.layers import RESETS
 from spikerl.nn.surrogates import Surrogate
 
-DECAYS = {"IF": 1.0, "LIF": 0.75, "PLIF": 0.75}  # 0.75: Tang et al. 2020 (PopSAN)
+# 0.75 and a current_decay of 0.5: Tang et al. 2020 (PopSAN)
+DECAYS = {"IF": 1.0, "LIF": 0.75, "PLIF": 0.75, "CLIF": 0.75, "ALIF": 0.75}
 NEURONS = tuple(DECAYS)
+# what only one kind has, and its usual value
+_OWN = {
+    "current_decay": ("CLIF", 0.5),
+    "adaptation": ("ALIF", 0.2),
+    "adaptation_decay": ("ALIF", 0.9),
+}
 
 
 @dataclass(frozen=True)
 class Neuron:
     """The neuron of a layer and the rules it is trained under.
 
-    kind:         "IF", "LIF" or "PLIF".  decay: None for the usual one; where PLIF starts.
+    kind:         one of NEURONS.  decay: None for the usual one; where PLIF starts.
+    current_decay: of a CLIF's synaptic current.
+    adaptation, adaptation_decay: how far a spike of an ALIF lifts its threshold, and what is left
+                  of that after a step.
     v_threshold:  one number.  v_init: the potential before the first step, one number.
     reset:        "subtract" or "zero".
     delay_steps:  steps until the next layer hears a spike.
@@ -45,6 +57,9 @@ class Neuron:
     surrogate: str = "arctan"
     slope: float | None = None
     detach_reset: bool = False
+    current_decay: float | None = None
+    adaptation: float | None = None
+    adaptation_decay: float | None = None
 
     def __post_init__(self) -> None:
         problems = [*self._problems()]
@@ -61,6 +76,12 @@ class Neuron:
             found.append(f"decay must be in (0, 1], found {self.decay!r}")
         if self.kind == "PLIF" and self.decay == 1:
             found.append("PLIF learns its decay and cannot start at 1")
+        for name, (kind, _) in _OWN.items():
+            value = getattr(self, name)
+            if value is not None and self.kind in DECAYS and self.kind != kind:
+                found.append(f"{name} belongs to {kind}, the neuron is {self.kind}")
+            elif value is not None and not (_between(value, 0.0, 1.0) and value < 1):
+                found.append(f"{name} must be in (0, 1), found {value!r}")
         if not _between(self.v_threshold, 0.0, float("inf")):
             found.append(f"v_threshold must be > 0, found {self.v_threshold!r}")
         if not _between(self.v_init, -float("inf"), float("inf")):
@@ -81,6 +102,12 @@ class Neuron:
     def starting_decay(self) -> float:
         """The decay, or where it starts."""
         return DECAYS[self.kind] if self.decay is None else float(self.decay)
+
+    def extra(self, name: str) -> float:
+        """current_decay, adaptation or adaptation_decay as it is in force; 0 for other kinds."""
+        kind, usual = _OWN[name]
+        value = getattr(self, name)
+        return 0.0 if kind != self.kind else usual if value is None else float(value)
 
 
 def _between(value: Any, low: float, high: float) -> bool:

@@ -77,7 +77,7 @@ class SpikingStack(nn.Module):
     def _decide_compiled(self, x: Tensor) -> Tensor:
         """One compiled call for all layers; float32 numbers enter float64 sums as they are."""
         parts = [layer.numbers() for layer in self._all()]
-        starts, weights, biases, decays, thetas, zeros, delays = zip(*parts, strict=True)
+        starts, weights, biases, decays, thetas, extras, zeros, delays = zip(*parts, strict=True)
         counts = np.zeros((len(x), weights[-1].shape[1]))
         kernels.decide(
             x.flatten(1).contiguous().numpy(),
@@ -86,6 +86,7 @@ class SpikingStack(nn.Module):
             biases,
             decays,
             thetas,
+            extras,
             zeros,
             delays,
             self.sim_steps,

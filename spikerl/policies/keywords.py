@@ -26,7 +26,7 @@ class SpikingKeywords:
     All keywords are plain strings and numbers, so that an rl-zoo file can hold them.
 
     sim_steps:      T, steps per decision.
-    neuron:         "IF", "LIF" or "PLIF".
+    neuron:         "IF", "LIF", "PLIF", "CLIF" or "ALIF", see spikerl.nn.neurons.
     target:         the name of the back end the agent is trained for: reset, delays and weight
                     bits as it needs them, and a refusal of what it cannot do.
     neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...
@@ -125,6 +125,8 @@ def _check_target(neuron: Neuron, target: str) -> None:
         decay=neuron.starting_decay,
         reset=neuron.reset,  # type: ignore[arg-type]  # checked by Neuron
         delay_steps=neuron.delay_steps,
+        current_decay=neuron.extra("current_decay"),
+        adaptation=neuron.extra("adaptation"),
     )
     problems = capability_problems(capabilities, SpikingNetwork((one,)))
     bits = capabilities.weight_bits
