@@ -74,7 +74,7 @@ def test_a_file_of_version_2_has_neither_currents_nor_adaptation(tmp_path: Path)
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])
 def test_a_version_that_is_none_is_refused(version: Any) -> None:
-    refused(changed("pole", "version", version), "its format version is .*, wanted 2")
+    refused(changed("pole", "version", version), "its format version is .*, wanted 3")
 
 
 FORGED: dict[str, tuple[Callable[[], bytes], str]] = {

@@ -153,7 +153,9 @@ class Tracing:
         elif isinstance(module, TRANSPARENT):
             pass
         elif isinstance(module, SpikingStack):
-            self._take_spikes(module.to_layers(), module.sim_steps, module.decide, module)
+            self._take_spikes(
+                module.to_layers(), module.sim_steps, module.decide_as_designed, module
+            )
         elif isinstance(module, SpikingMemory):
             self._take_spikes((module.to_layer(),), module.sim_steps, module.first, module, True)
         elif type(module) is nn.Linear:

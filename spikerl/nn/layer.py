@@ -18,6 +18,7 @@ from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.surrogates import Surrogate
 
+LEAST = 0.1  # of what a chip's weights and thresholds were meant to be
 EXTRAS = ("current_decay", "adaptation", "adaptation_decay")
 
 
@@ -46,6 +47,7 @@ class SpikingLayer(nn.Module):
         self.shape = shape
         self.shape_out = _shape_out(synapses, shape)
         self.extras = {name: neuron.extra(name) for name in EXTRAS}
+        self.chip: tuple[Tensor, Tensor, Tensor] | None = None
         n = prod(self.shape_out)
         self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
         self.register_buffer("v_init", torch.full((n,), float(neuron.v_init)))
@@ -103,6 +105,11 @@ class SpikingLayer(nn.Module):
         """Neurons of the layer."""
         return prod(self.shape_out)
 
+    @property
+    def fan_out(self) -> float:
+        """Synapses of one neuron of the layer before, in the mean."""
+        return prod(self.shape_out) * self.synapses.weight[0].numel() / prod(self.shape)
+
     def learn_v_init(self) -> None:
         """Make the initial potentials parameters, one for each neuron."""
         start = self.v_init
@@ -115,8 +122,27 @@ class SpikingLayer(nn.Module):
             return torch.sigmoid(self.decay_logit).expand(self.n_out).contiguous()
         return self.fixed_decay
 
+    def draw(self) -> None:
+        """Another chip: factors of weight, bias and threshold under the neuron's mismatch."""
+        if self.neuron.mismatch:
+            parts = (self.synapses.weight, self.v_threshold[: len(self.synapses.weight)])
+            self.chip = tuple(  # type: ignore[assignment]
+                (1 + self.neuron.mismatch * torch.randn_like(part)).clamp(min=LEAST)
+                for part in (*parts, self.v_threshold)
+            )
+
+    def thresholds(self) -> Tensor:
+        """[n_out], of the chip if there is one."""
+        return self.v_threshold if self.chip is None else self.v_threshold * self.chip[2]
+
     def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as the target holds them: rounded, if the neuron says so."""
+        """Weight and bias as the target, or the chip that was drawn, holds them."""
+        weight, bias = self._rounded()
+        if self.chip is None:
+            return weight, bias
+        return weight * self.chip[0], None if bias is None else bias * self.chip[1]
+
+    def _rounded(self) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.synapses.weight, self.synapses.bias
         if self.neuron.weight_bits is None:
             return weight, bias
@@ -138,7 +164,7 @@ class SpikingLayer(nn.Module):
             weight.detach().t().contiguous().numpy(),
             bias.numpy(),
             self.decay().detach().numpy(),
-            self.v_threshold.numpy(),
+            self.thresholds().numpy(),
             np.array([*self.extras.values()]),
             int(self.neuron.reset == "zero"),
             self.neuron.delay_steps,
@@ -181,7 +207,7 @@ class SpikingLayer(nn.Module):
             current,
             self.v_init.to(current.dtype).expand(current.shape[1], -1),
             self.decay().to(current.dtype),
-            self.v_threshold.to(current.dtype),
+            self.thresholds().to(current.dtype),
             sim_steps=sim_steps,
             zero=self.neuron.reset == "zero",
             surrogate=self.surrogate,
@@ -192,8 +218,8 @@ class SpikingLayer(nn.Module):
         return found
 
     def to_layer(self) -> Dense | Conv2d:
-        """The same neurons as a layer of a SpikingNetwork, exactly."""
-        weight, bias = self.weights()
+        """The same neurons as a layer of a SpikingNetwork, exactly; as designed, not of a chip."""
+        weight, bias = self._rounded()
         rules: dict[str, Any] = {
             "decay": _shortest(self.decay()),
             "v_threshold": _shortest(self.v_threshold),

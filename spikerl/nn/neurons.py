@@ -42,6 +42,8 @@ class Neuron:
     delay_steps:  steps until the next layer hears a spike.
     weight_bits:  weights and biases are rounded to so many bits per layer, None for not at all; the
                   gradient passes the rounding as it is (straight through, Bengio et al. 2013).
+    mismatch:     relative standard deviation of weights and thresholds from chip to chip. Training
+                  acts on a chip drawn anew for every rollout; predict() and export are as designed.
     surrogate, slope: of the gradient, see spikerl.nn.surrogates.
     detach_reset: the gradient leaves the reset out.
     Raises SpikerlError with everything that is wrong.
@@ -60,6 +62,7 @@ class Neuron:
     current_decay: float | None = None
     adaptation: float | None = None
     adaptation_decay: float | None = None
+    mismatch: float = 0.0
 
     def __post_init__(self) -> None:
         problems = [*self._problems()]
@@ -92,6 +95,8 @@ class Neuron:
             found.append(f"delay_steps must be a whole number >= 0, found {self.delay_steps!r}")
         if self.weight_bits is not None and not _whole(self.weight_bits, 2):
             found.append(f"weight_bits must be a whole number >= 2, found {self.weight_bits!r}")
+        if self.mismatch != 0 and not _between(self.mismatch, 0.0, 1.0):
+            found.append(f"mismatch must be in [0, 1], found {self.mismatch!r}")
         try:
             Surrogate(self.surrogate, self.slope)
         except SpikerlError as error:

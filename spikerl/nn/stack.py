@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError
 from spikerl.layers import Layer
 from spikerl.nn import kernels
+from spikerl.nn.budget import Budget, Spending
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
 
@@ -23,10 +25,13 @@ class SpikingStack(nn.Module):
     differentiable call in the precision of the parameters; in evaluation mode without gradients
     (predict(), rollouts) decisions are made in float64, as the deployed network makes them.
 
-    exact: False makes the second kind of decision as the first, faster for large batches.
+    exact:  False makes the second kind of decision as the first, faster for large batches.
+    budget: what the layers may spend, see budget.py.
     """
 
-    def __init__(self, layers: Sequence[SpikingLayer], sim_steps: int) -> None:
+    def __init__(
+        self, layers: Sequence[SpikingLayer], sim_steps: int, budget: Budget | None = None
+    ) -> None:
         super().__init__()
         if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
             raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
@@ -39,6 +44,7 @@ class SpikingStack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.sim_steps = sim_steps
         self.exact = True
+        self.budget = budget
         self.rates: list[Tensor] = []
 
     @property
@@ -52,9 +58,16 @@ class SpikingStack(nn.Module):
             return self.decide(x)
         x, late = x.flatten(1)[None], 0
         rates: list[Tensor] = []
+        leashed = self.budget is not None and torch.is_grad_enabled()
+        spending = Spending(self.budget) if leashed and self.budget is not None else None
         for i, layer in enumerate(self._all()):
             last = i == len(self.layers) - 1
             spikes, counts, _ = layer(x, self.sim_steps, late=late, last=last)
+            if spending is not None:
+                fan_out = 1.0 if last else self._all()[i + 1].fan_out
+                leash, done = spending.leash, counts.detach()
+                spikes = spikes if last else leash(spikes, done, self.sim_steps, fan_out)
+                counts = leash(counts, done, self.sim_steps, fan_out) if last else counts
             rates.append(counts / self.sim_steps)
             x, late = spikes, layer.neuron.delay_steps
         self.rates = rates
@@ -96,6 +109,28 @@ class SpikingStack(nn.Module):
         counts /= self.sim_steps
         return torch.from_numpy(counts).to(x.dtype)
 
+    def draw(self) -> None:
+        """Another chip, where the neurons have a mismatch."""
+        for layer in self._all():
+            layer.draw()
+
+    @contextmanager
+    def as_designed(self) -> Iterator[None]:
+        """Without the chip that was drawn."""
+        chips = [layer.chip for layer in self._all()]
+        try:
+            for layer in self._all():
+                layer.chip = None
+            yield
+        finally:
+            for layer, chip in zip(self._all(), chips, strict=True):
+                layer.chip = chip
+
+    def decide_as_designed(self, x: Tensor) -> Tensor:
+        """decide() without the chip that was drawn: what is exported."""
+        with self.as_designed():
+            return self.decide(x)
+
     def to_layers(self) -> tuple[Layer, ...]:
         """The layers of a SpikingNetwork that fires the same spikes."""
         return tuple(layer.to_layer() for layer in self._all())
@@ -105,7 +140,12 @@ class SpikingStack(nn.Module):
 
 
 def dense_stack(
-    n_in: int, widths: Sequence[int], *, sim_steps: int = 8, neuron: Neuron | None = None
+    n_in: int,
+    widths: Sequence[int],
+    *,
+    sim_steps: int = 8,
+    neuron: Neuron | None = None,
+    budget: Budget | None = None,
 ) -> SpikingStack:
     """A stack of dense layers; raises SpikerlError if there is none."""
     widths = [int(n) for n in widths]
@@ -114,7 +154,7 @@ def dense_stack(
     layers = []
     for n_before, n in zip([n_in, *widths], widths, strict=False):
         layers.append(SpikingLayer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
-    stack = SpikingStack(layers, sim_steps)
+    stack = SpikingStack(layers, sim_steps, budget)
     initialise(stack)
     return stack
 

@@ -52,7 +52,7 @@ class SpikingActorCriticPolicy(SpikingKeywords, ActorCriticPolicy):
         actor = self._spiking(self.features_dim, pi, self.pi_features_extractor)
         critic: nn.Module = plain.value_net
         if self.spiking_critic:
-            critic = self._spiking(self.features_dim, vf, self.vf_features_extractor)
+            critic = self._spiking(self.features_dim, vf, self.vf_features_extractor, False)
         widths = (plain.latent_dim_pi, plain.latent_dim_vf)
         self.mlp_extractor = SpikingExtractor(actor, critic, widths).to(self.device)  # type: ignore[assignment]
 

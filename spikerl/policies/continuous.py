@@ -53,9 +53,9 @@ class _Continuous(SpikingKeywords):
         if self.spiking_critic and not image:
             for i, net in enumerate(critic.q_networks):
                 n_in = net[0].in_features
-                spiking = nn.Sequential(
-                    *SpikingKeywords._spiking(self, n_in, _widths(self.net_arch, "qf")), net[-1]
-                ).to(self.device)
+                widths = _widths(self.net_arch, "qf")
+                hidden = SpikingKeywords._spiking(self, n_in, widths, deployed=False)
+                spiking = nn.Sequential(*hidden, net[-1]).to(self.device)
                 critic.q_networks[i] = spiking
                 critic.add_module(_name_of(critic, net), spiking)
         return critic

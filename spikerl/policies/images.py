@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
+from spikerl.nn.budget import Budget
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingStack, initialise
@@ -36,6 +37,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         sim_steps: int = 8,
         neuron: str = "IF",
         neuron_kwargs: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
         kernels: Any = KERNELS,
         normalized_image: bool = False,
     ) -> None:
@@ -57,7 +59,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
             layers.append(SpikingLayer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
             shape = layers[-1].shape_out
         layers.append(SpikingLayer(nn.Linear(prod(shape), features_dim), rules, (prod(shape),)))
-        self.stack = SpikingStack(layers, sim_steps)
+        self.stack = SpikingStack(layers, sim_steps, budget)
         initialise(self.stack)
 
     def forward(self, observations: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from spikerl import backends
 from spikerl.backends.base import capability_problems
 from spikerl.errors import SpikerlError, listed
 from spikerl.network import Dense, SpikingNetwork
+from spikerl.nn.budget import Budget
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingStack, dense_stack, initialise
 from spikerl.policies.images import SpikingNatureCNN
@@ -30,6 +34,7 @@ class SpikingKeywords:
     target:         the name of the back end the agent is trained for: reset, delays and weight
                     bits as it needs them, and a refusal of what it cannot do.
     neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...
+    budget:         the fields of spikerl.nn.budget.Budget, to limit spikes or synaptic operations.
     spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
                     extractor of images, that one spikes for both.
 
@@ -50,6 +55,7 @@ class SpikingKeywords:
         neuron_kwargs: Mapping[str, Any] | None = None,
         target: str | None = None,
         spiking_critic: bool = False,
+        budget: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.sim_steps = sim_steps
@@ -59,6 +65,7 @@ class SpikingKeywords:
         if target is not None:
             _check_target(self.neuron, target)
         self.spiking_critic = spiking_critic
+        self.budget = None if budget is None else _made(Budget, budget, "budget")
         given = kwargs.get("features_extractor_class")
         if given is None and is_image_space(observation_space):
             kwargs["features_extractor_class"] = given = SpikingNatureCNN
@@ -66,7 +73,12 @@ class SpikingKeywords:
             _check_entries(observation_space)
             kwargs["features_extractor_class"] = CombinedExtractor
         if given is SpikingNatureCNN:
-            own = {"sim_steps": sim_steps, "neuron": neuron, "neuron_kwargs": self.neuron_kwargs}
+            own = {
+                "sim_steps": sim_steps,
+                "neuron": neuron,
+                "neuron_kwargs": self.neuron_kwargs,
+                "budget": self.budget,
+            }
             kwargs["features_extractor_kwargs"] = {
                 **(kwargs.get("features_extractor_kwargs") or {}),
                 **own,
@@ -87,16 +99,46 @@ class SpikingKeywords:
             "neuron": self.neuron.kind,
             "neuron_kwargs": self.neuron_kwargs,
             "spiking_critic": self.spiking_critic,
+            "budget": None if self.budget is None else asdict(self.budget),
         }
 
-    def _spiking(self, n_in: int, widths: Sequence[int], extractor: Any = None) -> nn.Sequential:
-        """Spiking hidden layers, or none behind an extractor that spikes itself."""
+    def _spiking(
+        self, n_in: int, widths: Sequence[int], extractor: Any = None, deployed: bool = True
+    ) -> nn.Sequential:
+        """Spiking hidden layers, or none behind an extractor that spikes itself.
+
+        deployed: False for critics, which run on no chip and need not save spikes.
+        """
         if isinstance(extractor, SpikingNatureCNN):
             return nn.Sequential()
         _check_extractor(extractor)
         return nn.Sequential(
-            dense_stack(n_in, widths, sim_steps=self.sim_steps, neuron=self.neuron)
+            dense_stack(
+                n_in,
+                widths,
+                sim_steps=self.sim_steps,
+                neuron=self.neuron if deployed else replace(self.neuron, mismatch=0.0),
+                budget=self.budget if deployed else None,
+            )
         )
+
+    def set_training_mode(self, mode: bool) -> None:
+        """SB3's; a rollout begins when training mode is left, and draws another chip."""
+        module: Any = self
+        if module.training and not mode:
+            for stack in stacks(module):
+                if stack.exact:  # a target network never acts
+                    stack.draw()
+        super().set_training_mode(mode)  # type: ignore[misc]
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """SB3's; by the network as designed, without the mismatch of a chip."""
+        module: Any = self
+        module.set_training_mode(False)  # which SB3 does as well, too late to leave the chip out
+        with ExitStack() as designed:
+            for stack in stacks(module):
+                designed.enter_context(stack.as_designed())
+            return super().predict(*args, **kwargs)  # type: ignore[misc]
 
 
 def stacks(module: nn.Module) -> Iterator[SpikingStack]:
@@ -137,11 +179,16 @@ def _check_target(neuron: Neuron, target: str) -> None:
 
 
 def _neuron(kind: str, rules: Mapping[str, Any]) -> Neuron:
+    made: Neuron = _made(partial(Neuron, kind), rules, "neuron_kwargs", Neuron)
+    return made
+
+
+def _made(function: Any, rules: Mapping[str, Any], keyword: str, kind: Any = None) -> Any:
     try:
-        return Neuron(kind, **rules)
+        return function(**rules)
     except TypeError as error:
-        known = ", ".join(name for name in Neuron.__dataclass_fields__ if name != "kind")
-        raise SpikerlError(f"neuron_kwargs: {error}; there are {known}") from None
+        names = [name for name in (kind or function).__dataclass_fields__ if name != "kind"]
+        raise SpikerlError(f"{keyword}: {error}; there are {', '.join(names)}") from None
 
 
 def _check_entries(space: spaces.Dict) -> None:
