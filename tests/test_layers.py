@@ -79,6 +79,12 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.spinnaker_config", "backends.spinnaker_dry_run"),
         *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
     },
+    "nir.numbers": {"errors", "network"},
+    "nir.chain": set(),
+    "nir.stacking": {"network", "nir.chain", "nir.numbers"},
+    "nir.reading": {"errors", "network", "nir.chain", "nir.numbers", "nir.stacking"},
+    "nir.writing": {"agent", "errors", "network", "nir.numbers"},
+    "nir": {"nir.reading", "nir.writing"},
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -98,6 +104,9 @@ SIMULATORS = (
     "nengo",
     "spikingjelly",
     "snntorch",
+    "norse",
+    "nir",
+    "nirtorch",
     "lava",
     "rockpool",
 )
