@@ -68,6 +68,7 @@ ARROWS: dict[str, set[str]] = {
         *("agent", "backends", "backends.base", "backends.worker", "errors", "network"),
         "preprocessing",
     },
+    "backends.spikingjelly": {"backends.base", "network"},
     "backends.spinnaker_config": {"errors"},
     "backends.spinnaker_plan": {"backends.base", "connections", "errors", "network"},
     "backends.spinnaker_graph": {"backends.spinnaker_plan", "network"},
@@ -89,7 +90,8 @@ ARROWS: dict[str, set[str]] = {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
 }
-TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrappers")
+TORCH = ("nn", "policies", "conversion", "callbacks", "wrappers", "backends.torch")
+TORCH = (*TORCH, "backends.spikingjelly")
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
