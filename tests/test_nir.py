@@ -208,14 +208,14 @@ def test_the_nodes_of_others_are_read_as_nir_defines_them():
 
 def test_an_r_that_scales_the_input_is_told():
     graph = by_list(nir.Linear(weight=np.eye(2)), neurons(r=np.full(2, 100.0)))
-    with pytest.warns(ConversionWarning, match=r"node 'if': r \* dt = 0\.1"):
+    with pytest.warns(ConversionWarning, match=r"node 'if' \(IF\): r \* dt = 0\.1"):
         network = from_nir(graph, dt=1e-3)
     assert np.allclose(network.layers[0].weight, 0.1 * np.eye(2), rtol=1e-15)
 
 
 def test_weights_at_the_end_become_a_readout_that_sums():
     graph = by_list(nir.Linear(weight=np.eye(2)), neurons(), nir.Linear(weight=np.eye(2)))
-    with pytest.warns(ConversionWarning, match="'linear_1': a read-out sums"):
+    with pytest.warns(ConversionWarning, match="'linear_1'.* a read-out sums"):
         network = from_nir(graph, dt=1.0)
     assert not network.readout.spiking
 
@@ -270,10 +270,10 @@ REFUSED = {
     "part flattened": (chain(MAP, nir.Flatten(None, 1, -1), OUT), "not all"),
     "r in a channel": (
         chain(MAP, conv(), neurons(9, r=np.arange(1.0, 10.0)), OUT),
-        "r that differs within a channel",
+        "differently within a channel",
     ),
     "no shape": (chain(nir.Input(None), conv(input_shape=None), neurons(9), OUT), "does not say"),
-    "no neurons": (chain(MAP, nir.Flatten(None, 0), OUT), "does not end with neurons or weights"),
+    "no neurons": (chain(MAP, nir.Flatten(None, 0), OUT), "no neurons or weights at the end"),
     "an integrator in the middle": (
         chain(IN, EYE, nir.I(np.ones(2)), EYE, neurons(), OUT),
         "never fires, so nothing may come after it",

@@ -57,11 +57,11 @@ def from_nir(
     for link in links:
         stack.add(link)
     stack.finish()
-    if stack.problems:
-        raise ConversionError("this graph cannot be read", stack.problems)
+    if stack.made.problems:
+        raise ConversionError("this graph cannot be read", stack.made.problems)
     if stack.notes:
         warnings.warn(listed("read as NIR says", stack.notes), ConversionWarning, stacklevel=2)
-    return SpikingNetwork(tuple(stack.layers), float(own.get("dt_ms", dt * 1000.0)))
+    return SpikingNetwork(tuple(stack.made.layers), float(own.get("dt_ms", dt * 1000.0)))
 
 
 def read(
