@@ -36,12 +36,14 @@ class Neurons:
     gain:   what the input is multiplied by, of such a shape; it goes into the weights.
     loop:   [n, n] recurrent weights, to which the gain applies as well, or None.
     echo:   what every spike adds to its own neuron's potential one step later.
+    bias:   what is added in every step besides, of such a shape.
     """
 
     fields: Mapping[str, Any]
     gain: Any = 1.0
     loop: FloatArray | None = None
     echo: Any = 0.0
+    bias: Any = 0.0
 
 
 class Assembly:
@@ -57,21 +59,23 @@ class Assembly:
         self.problems: list[str] = []
         self.shape = shape
         self.waiting: tuple[str, Weights] | None = None
-        self._lost = False  # a part was left out, so the shape is not known any more
+        self._lost = False  # a part was left out: nobody knows the shape any more
+        self._unclear = False  # it was the last part: what it left waiting, nobody knows either
 
     def refuse(self, label: str, text: str) -> None:
         """Note a problem with a part."""
         self.problems.append(f"{label} {text}")
 
     def lose(self) -> None:
-        """The shape is not known from here on."""
-        self.shape, self._lost = None, True
+        """A part is left out, so what comes after it cannot be judged by what was before."""
+        self.shape, self.waiting = None, None
+        self._lost = self._unclear = True
 
     def weights(self, label: str, weights: Weights) -> None:
         """A linear map that waits for its neurons."""
         if self.waiting is not None:
             self.refuse(label, f"follows {self.waiting[0]} without neurons between them")
-        self.waiting = label, weights
+        self.waiting, self._unclear = (label, weights), False
 
     def pool(self, label: str, kernel_size: Pair, stride: Pair) -> None:
         """Average pooling of a map."""
@@ -94,6 +98,8 @@ class Assembly:
     def delay(self, label: str, steps: int) -> None:
         """Spikes of the layer before arrive this many steps later."""
         last = self.layers[-1] if self.layers else None
+        if self._unclear:
+            return
         if self.waiting is not None or not isinstance(last, NeuronLayer) or not last.spiking:
             self.refuse(label, "does not follow neurons that spike")
         elif last.delay_steps not in (0, steps):
@@ -104,7 +110,8 @@ class Assembly:
     def neurons(self, label: str, neurons: Neurons) -> NeuronLayer | None:
         """The neurons of the waiting weights; returns the layer if it is sound."""
         if self.waiting is None:
-            self.refuse(label, "has no weights of its own before it")
+            if not self._unclear:
+                self.refuse(label, "has no weights of its own before it")
             return None
         (owner, weights), self.waiting = self.waiting, None
         layer = self._linear(owner, weights)
@@ -176,17 +183,20 @@ class Assembly:
                     fields[name] = _fitted(fields[name], shape)
             gain = _spread(neurons.gain, shape)
             echo = _spread(neurons.echo, shape)
+            bias = _spread(neurons.bias, shape)
         except ValueError as error:
             self.refuse(label, f"has numbers that do not fit {shape}: {error}")
             return None
-        by_row = gain.reshape(len(layer.weight), -1)
-        if (by_row != by_row[:, :1]).any():
-            self.refuse(label, "scales its input differently within a channel")
+        by_row = np.stack([gain, bias]).reshape(2, len(layer.weight), -1)
+        if (by_row != by_row[:, :, :1]).any():
+            self.refuse(label, "treats its input differently within a channel")
             return None
-        scale = by_row[:, 0]
+        scale, more = by_row[:, :, 0]
         if (scale != 1).any():
             weight = layer.weight * scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
             layer = replace(layer, weight=weight, bias=layer.bias * scale)
+        if more.any():
+            layer = replace(layer, bias=layer.bias + more)
         loop = neurons.loop
         if loop is not None:
             loop = loop * scale[:, None]

@@ -92,7 +92,7 @@ ARROWS: dict[str, set[str]] = {
     },
 }
 TORCH = ("nn", "policies", "conversion", "callbacks", "wrappers", "backends.torch")
-TORCH = (*TORCH, "backends.spikingjelly")
+TORCH = (*TORCH, "backends.spikingjelly", "importers")
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
