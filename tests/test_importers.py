@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from foreign import library, outputs
+from foreign import MAP, drive, dyadic, library, maps, outputs, rows
 
 from spikerl.errors import ConversionError
 from spikerl.reference import simulate
@@ -13,8 +13,6 @@ torch = library("torch")
 from torch import nn  # noqa: E402
 
 from spikerl.importers import from_norse, from_snntorch, from_spikingjelly  # noqa: E402
-
-MAP = (2, 6, 5)
 
 
 @pytest.fixture(scope="module")
@@ -32,41 +30,6 @@ def snn():
 @pytest.fixture(scope="module")
 def norse():
     return library("norse.torch")
-
-
-def dyadic(module, seed=0):
-    """The module with multiples of 1/4 for weights and of 1/8 for biases; its neurons stay."""
-    rng = np.random.default_rng(seed)
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            for parameter, unit in ((layer.weight, 4), (layer.bias, 8)):
-                if parameter is not None:
-                    values = rng.integers(-4, 6, tuple(parameter.shape)) / unit
-                    parameter.data = torch.tensor(values, dtype=torch.float32)
-    return module.eval()
-
-
-def drive(n_in, sim_steps, seed=1, rows=4):
-    rng = np.random.default_rng(seed)
-    return rng.integers(-4, 9, (sim_steps, rows, n_in)) / 4.0
-
-
-def maps(layer=nn):
-    """Convolutions around pooling, for neurons given by a function."""
-    return lambda neurons: (
-        layer.Conv2d(2, 3, (3, 2), stride=(1, 2), padding=(1, 0)),
-        neurons(),
-        layer.AvgPool2d(2, stride=(2, 1)),
-        layer.Conv2d(3, 4, 1, bias=False),
-        neurons(),
-        layer.Flatten(),
-        layer.Linear(12, 3),
-        neurons(),
-    )
-
-
-def rows(layer=nn):
-    return lambda neurons: (layer.Linear(5, 12), neurons(), layer.Linear(12, 6), neurons())
 
 
 def equal_spikes(network, x, found):
@@ -185,7 +148,7 @@ SNNTORCH = {
 @pytest.mark.parametrize("name", SNNTORCH)
 def test_snntorch_neurons_fire_in_the_same_steps(snn, name):
     make, sim_steps = SNNTORCH[name]
-    net = dyadic(nn.Sequential(*rows()(lambda: make(snn))))
+    net = dyadic(nn.Sequential(*rows(nn)(lambda: make(snn))))
     network = from_snntorch(net)
     x = drive(5, sim_steps)
     equal_spikes(network, x, outputs(torch, lambda row, _: (net(row), None), x, torch.float32))
@@ -206,7 +169,7 @@ def test_recurrent_snntorch_neurons_fire_in_the_same_steps(snn, loop, reset):
 @pytest.mark.parametrize("name", ["Leaky beta 1", "Leaky zero"])
 def test_snntorch_maps_fire_in_the_same_steps(snn, name):
     make, sim_steps = SNNTORCH[name]
-    net = dyadic(nn.Sequential(*maps()(lambda: make(snn))))
+    net = dyadic(nn.Sequential(*maps(nn)(lambda: make(snn))))
     network = from_snntorch(net, input_shape=MAP)
     x = drive(network.n_in, sim_steps)
 
@@ -273,7 +236,7 @@ NORSE = {
 @pytest.mark.parametrize("name", NORSE)
 def test_norse_neurons_fire_in_the_same_steps(norse, name, shape):
     make, sim_steps = NORSE[name]
-    build = (rows if shape is None else maps)()
+    build = (rows if shape is None else maps)(nn)
     net = dyadic(norse.SequentialState(*build(lambda: make(norse))))
     network = from_norse(net, input_shape=shape)
     x = drive(network.n_in, sim_steps)

@@ -60,7 +60,7 @@ TABLE = {
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
     "spikingjelly": Known(
         "spikerl.backends.spikingjelly:SpikingJellyBackend",
-        ("spikingjelly", "torch"),
+        ("loguru", "spikingjelly", "torch"),
         "spikingjelly",
         "spikerl.backends.spikingjelly:unmet",
     ),

@@ -98,5 +98,5 @@ def _walk(
 
 def shape_of(node: Any) -> tuple[int, ...] | None:
     """What an Input gives out, without batch; None where it does not say."""
-    shape = node.output_type["output"]
+    (shape,) = (node.input_type or {"input": None}).values()  # the key's name differs by program
     return None if shape is None else tuple(int(n) for n in np.atleast_1d(shape))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spikerl.errors import SpikerlError
+from spikerl.errors import ConversionError, SpikerlError
 from spikerl.network import FloatArray, NeuronLayer
 
 KEY = "spikerl"  # of what we add to a node's or graph's metadata
@@ -84,6 +84,10 @@ def remembered(layer: NeuronLayer) -> dict[str, Any]:
     return found
 
 
+def _float64(value: Any) -> FloatArray:
+    return np.asarray(value, np.float64)
+
+
 def recalled(metadata: dict[str, Any]) -> dict[str, Any]:
     """The fields again, out of metadata that may have been through a file."""
     kinds: dict[str, Any] = {"reset": str, "delay_steps": int, "refractory_steps": int}
@@ -92,5 +96,10 @@ def recalled(metadata: dict[str, Any]) -> dict[str, Any]:
     for name in NEURON_FIELDS:
         if name in metadata:
             value = metadata[name]
-            found[name] = kinds[name](value) if name in kinds else np.asarray(value, np.float64)
+            try:
+                found[name] = kinds.get(name, _float64)(value)
+            except (TypeError, ValueError):
+                raise ConversionError(
+                    f"metadata {name}={value!r} is not what it should be"
+                ) from None
     return found

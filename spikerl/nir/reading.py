@@ -34,7 +34,8 @@ def from_nir(
     nir = library()
     if not isinstance(graph, nir.NIRGraph):
         raise SpikerlError(f"found {type(graph).__name__}, wanted a nir.NIRGraph")
-    own: dict[str, Any] = graph.metadata.get(KEY, {}) if metadata else {}
+    found = graph.metadata.get(KEY) if metadata else None
+    own: dict[str, Any] = found if isinstance(found, dict) else {}
     said = float(graph.metadata["dt"]) if "dt" in graph.metadata else None
     problems: list[str] = []
     if own and dt is not None and dt != said:
@@ -72,5 +73,13 @@ def read(
     metadata: bool = True,
 ) -> SpikingNetwork:
     """The network in a NIR file; arguments and errors are those of from_nir()."""
-    graph = library().read(os.fspath(path))
+    nir = library()
+    try:
+        graph = nir.read(os.fspath(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of h5py and of nir, which checks types as it reads
+        raise ConversionError(
+            f"nir cannot read {os.fspath(path)!r}: {type(error).__name__}: {error}"
+        ) from error
     return from_nir(graph, dt=dt, fires_at_threshold=fires_at_threshold, metadata=metadata)

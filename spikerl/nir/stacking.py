@@ -62,8 +62,8 @@ class Stack:
         self.made.refuse(label(link), text)
 
     def _own(self, link: Link) -> dict[str, Any]:
-        found: dict[str, Any] = link.node.metadata.get(KEY, {}) if self._metadata else {}
-        return found
+        found = link.node.metadata.get(KEY) if self._metadata else None
+        return found if isinstance(found, dict) else {}
 
     def _weights(self, link: Link) -> None:
         node = link.node
