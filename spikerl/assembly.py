@@ -59,6 +59,8 @@ class Assembly:
         self.problems: list[str] = []
         self.shape = shape
         self.waiting: tuple[str, Weights] | None = None
+        self._delayed = 0  # steps, by parts since the last neurons
+        self._said: tuple[str, int] | None = None  # who said how many that should be
         self._lost = False  # a part was left out: nobody knows the shape any more
         self._unclear = False  # it was the last part: what it left waiting, nobody knows either
 
@@ -75,7 +77,10 @@ class Assembly:
         """A linear map that waits for its neurons."""
         if self.waiting is not None:
             self.refuse(label, f"follows {self.waiting[0]} without neurons between them")
-        self.waiting, self._unclear = (label, weights), False
+        if self._said is not None and self._said[1] != self._delayed:
+            owner, steps = self._said
+            self.refuse(owner, f"says delay_steps={steps}, and {self._delayed} follow")
+        self.waiting, self._unclear, self._said = (label, weights), False, None
 
     def pool(self, label: str, kernel_size: Pair, stride: Pair) -> None:
         """Average pooling of a map."""
@@ -102,10 +107,11 @@ class Assembly:
             return
         if self.waiting is not None or not isinstance(last, NeuronLayer) or not last.spiking:
             self.refuse(label, "does not follow neurons that spike")
-        elif last.delay_steps not in (0, steps):
-            self.refuse(label, f"contradicts what the neurons say, delay_steps={last.delay_steps}")
+        elif last.recurrent_weight is not None and self._delayed + steps > 1:
+            self.refuse(label, "makes neurons wait longer for the others than for themselves")
         else:
-            self.layers[-1] = replace(last, delay_steps=steps)
+            self._delayed += steps
+            self.layers[-1] = replace(last, delay_steps=self._delayed)
 
     def neurons(self, label: str, neurons: Neurons) -> NeuronLayer | None:
         """The neurons of the waiting weights; returns the layer if it is sound."""
@@ -114,6 +120,9 @@ class Assembly:
                 self.refuse(label, "has no weights of its own before it")
             return None
         (owner, weights), self.waiting = self.waiting, None
+        self._delayed, self._said = 0, None
+        if "delay_steps" in neurons.fields:
+            self._said = label, neurons.fields["delay_steps"]
         layer = self._linear(owner, weights)
         if layer is not None:
             layer = self._with(label, layer, neurons)

@@ -70,6 +70,13 @@ def everything():
     )
 
 
+def two_layers():
+    """Two layers that a delay node lies between."""
+    rng = np.random.default_rng(4)
+    layers = [dense(rng, 4, 4, delay_steps=3, **HARD), dense(rng, 3, 4, **HARD)]
+    return SpikingNetwork(layers)
+
+
 def drive(network, sim_steps=20, n_rows=3, seed=5):
     return quarters(np.random.default_rng(seed), sim_steps, n_rows, network.n_in, low=-4, high=8)
 
@@ -172,6 +179,10 @@ def test_a_file_is_read_only_with_a_time_step_and_metadata_that_fit_it():
         from_nir(graph)
     plain = from_nir(graph, metadata=False)
     assert plain.layers[1].v_threshold == pytest.approx(1.5)
+    delayed = to_nir(two_layers())
+    delayed.nodes["delay_0"].delay = delayed.nodes["delay_0"].delay * 2
+    with pytest.raises(ConversionError, match=r"'if_0' \(IF\) says delay_steps=3, and 6 follow"):
+        from_nir(delayed)
     del graph.metadata["dt"]
     with pytest.raises(ConversionError, match="does not say its time step"):
         from_nir(graph, metadata=False)
@@ -247,7 +258,25 @@ def cuba(n=2):
     return nir.CubaLIF(tau_syn=ones, tau_mem=ones, r=ones, v_leak=ones, v_threshold=ones, w_in=ones)
 
 
+def test_delays_add_up():
+    delays = [nir.Delay(np.full(2, steps)) for steps in (1.0, 2.0)]
+    graph = chain(IN, EYE, neurons(), *delays, EYE, neurons(), OUT)
+    assert from_nir(graph, dt=1.0).layers[0].delay_steps == 3
+
+
+def looped(*after):
+    names = {"in": IN, "a": EYE, "s": neurons(), "loop": EYE}
+    names |= {f"n{i}": node for i, node in enumerate(after)}
+    order = [name for name in names if name != "loop"]
+    edges = [*zip(order, order[1:], strict=False), ("s", "loop"), ("loop", "s")]
+    return nir.NIRGraph(names, edges, type_check=False)
+
+
 REFUSED = {
+    "delayed loop": (
+        looped(nir.Delay(np.full(2, 2.0)), EYE, neurons(), OUT),
+        "longer for the others than for themselves",
+    ),
     "another neuron": (chain(IN, EYE, cuba(), OUT), "CubaLIF has no counterpart"),
     "no output": (chain(IN, EYE, neurons()), "0 Output nodes"),
     "no weights": (chain(IN, neurons(), OUT), "has no weights of its own"),
