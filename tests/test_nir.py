@@ -1,6 +1,7 @@
 """NIR: what is written comes back as it was, and other programs' readers compute the same."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -268,7 +269,7 @@ def looped(*after):
     names = {"in": IN, "a": EYE, "s": neurons(), "loop": EYE}
     names |= {f"n{i}": node for i, node in enumerate(after)}
     order = [name for name in names if name != "loop"]
-    edges = [*zip(order, order[1:], strict=False), ("s", "loop"), ("loop", "s")]
+    edges = [*pairwise(order), ("s", "loop"), ("loop", "s")]
     return nir.NIRGraph(names, edges, type_check=False)
 
 
