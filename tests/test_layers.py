@@ -68,6 +68,7 @@ ARROWS: dict[str, set[str]] = {
         *("agent", "backends", "backends.base", "backends.worker", "errors", "network"),
         "preprocessing",
     },
+    "backends.spikingjelly": {"backends.base", "network"},
     "backends.spinnaker_config": {"errors"},
     "backends.spinnaker_plan": {"backends.base", "connections", "errors", "network"},
     "backends.spinnaker_graph": {"backends.spinnaker_plan", "network"},
@@ -79,11 +80,19 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.spinnaker_config", "backends.spinnaker_dry_run"),
         *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
     },
+    "assembly": {"layers"},
+    "nir.numbers": {"errors", "network"},
+    "nir.chain": set(),
+    "nir.stacking": {"assembly", "network", "nir.chain", "nir.numbers"},
+    "nir.reading": {"errors", "network", "nir.chain", "nir.numbers", "nir.stacking"},
+    "nir.writing": {"agent", "errors", "network", "nir.numbers"},
+    "nir": {"nir.reading", "nir.writing"},
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
 }
-TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrappers")
+TORCH = ("nn", "policies", "conversion", "callbacks", "wrappers", "backends.torch")
+TORCH = (*TORCH, "backends.spikingjelly", "importers")
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
@@ -98,6 +107,9 @@ SIMULATORS = (
     "nengo",
     "spikingjelly",
     "snntorch",
+    "norse",
+    "nir",
+    "nirtorch",
     "lava",
     "rockpool",
 )

@@ -58,6 +58,12 @@ TABLE = {
         "spikerl.backends.pynn:neuron_unmet",
     ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
+    "spikingjelly": Known(
+        "spikerl.backends.spikingjelly:SpikingJellyBackend",
+        ("loguru", "spikingjelly", "torch"),
+        "spikingjelly",
+        "spikerl.backends.spikingjelly:unmet",
+    ),
     "spinnaker": Known(
         "spikerl.backends.spinnaker:SpinnakerBackend",
         ("spynnaker", "pyNN"),
