@@ -139,8 +139,9 @@ class EpisodeRecording:
     def load(cls, path: str | os.PathLike[str]) -> EpisodeRecording:
         """Read an episode; raises FileFormatError for a file that is not sound."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+            # opened here: numpy leaves a file open that it cannot read
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+                arrays = {key: members[key] for key in members.files}
             about = json.loads(str(arrays["about"]))
             if about.pop("format") != FORMAT or about.pop("version") != VERSION:
                 raise FileFormatError(f"it is no {FORMAT} of version {VERSION}")

@@ -65,7 +65,7 @@ def membranes(
                 axes.axhline(thresholds[neuron], color=MARK, lw=0.9, ls="--")
                 fired = times[spikes[layer][:, 0, neuron] > 0]
                 axes.plot(fired, np.full(len(fired), thresholds[neuron]), "^", color=MARK, ms=4)
-            axes.set_ylabel(f"neuron {neuron}", rotation=0, ha="right", va="center")
+            axes.set_ylabel(f"neuron {neuron}", rotation=0, ha="right", va="center", labelpad=8)
             axes.margins(x=0.01, y=0.15)
             axes.locator_params(axis="y", nbins=3)
         kind = "dashes: threshold, triangles: spikes" if layers[layer].spiking else "read-out"

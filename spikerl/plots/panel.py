@@ -105,7 +105,8 @@ class Panel:
                 axes.set_ylabel(f"layer {i}: neuron")
                 for k in range(1, self.decisions):
                     axes.axvline(-k, color=QUIET, lw=0.8)
-            axes.set_xticks(sorted({-self.decisions, -(self.decisions // 2), 0}))
+            ago = sorted({self.decisions, self.decisions // 2, 0})
+            axes.set_xticks([-k for k in ago], [str(k) for k in ago])
             axes.set_xlabel(f"decisions ago, {self.sim_steps} steps each")
             canvas: Any = FigureCanvasAgg(figure)
             canvas.draw()
