@@ -1,4 +1,4 @@
-"""The command line: spikerl convert | evaluate | bench | backends. Imports typer and rich.
+"""The command line: spikerl convert | evaluate | watch | bench | backends. Imports typer and rich.
 
 Every command has --json: one JSON document on stdout, nothing else there. Errors are one line on
 stderr and a non-zero exit status.
@@ -13,10 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from spikerl import __version__
-from spikerl.cli.bench import bench, list_backends
+from spikerl.cli import bench, convert, evaluate, watch
 from spikerl.cli.console import err, note
-from spikerl.cli.convert import convert
-from spikerl.cli.evaluate import evaluate
 from spikerl.errors import SpikerlError
 
 app = typer.Typer(
@@ -25,9 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (convert, evaluate, bench):
+for command in (convert.convert, evaluate.evaluate, watch.watch, bench.bench):
     app.command()(command)
-app.command("backends")(list_backends)
+app.command("backends")(bench.list_backends)
 
 
 def main() -> None:
