@@ -162,7 +162,7 @@ def chosen_neurons(n: int, neurons: list[int] | None) -> list[int]:
 
 
 def _line(axes: Any, k: int, x: NDArray[Any], y: FloatArray, label: str) -> None:
-    style = STYLES[k // 2 % len(STYLES)]
+    style = STYLES[k % len(STYLES)]
     axes.plot(x, y, style, color=COLOURS[k % len(COLOURS)], lw=1.3, label=label)
 
 

@@ -68,6 +68,7 @@ class Panel:
         whole = np.full((height, width, 3), 255, dtype=np.uint8)
         whole[: picture.shape[0], : picture.shape[1]] = picture
         whole[:, -_WIDTH:] = self._drawn(height, spikes[-self.decisions :])
+        whole[:, -_WIDTH] = _rgb(QUIET)  # where the frame ends
         return whole
 
     def _drawn(self, height: int, spikes: Sequence[tuple[NDArray[np.bool_], ...]]) -> Pixels:
@@ -82,6 +83,8 @@ class Panel:
                 latest = np.concatenate([layers[i] for layers in spikes]).T
                 fired[:, shown - latest.shape[1] :] = latest
             share = shrunk(fired[::-1], (rows, columns))  # neuron 0 at the bottom
+            for axis, n in enumerate(fired.shape):
+                share *= _gaps(share.shape[axis], n).reshape((-1, 1) if axis == 0 else (1, -1))
             shade = np.where(share > 0, 0.35 + 0.65 * share, 0.0)[..., None]
             box = panel[top : top + rows, left : left + columns]
             ink = np.array(_rgb(COLOURS[i % 2]), dtype=np.float64)
@@ -131,6 +134,13 @@ def shrunk(matrix: FloatArray, shape: tuple[int, int]) -> FloatArray:
         widths = (high - low).reshape((-1, 1) if axis == 0 else (1, -1))
         matrix = (sums.take(high, axis) - sums.take(low, axis)) / widths
     return matrix
+
+
+def _gaps(size: int, n: int) -> FloatArray:
+    """Per pixel 0 in the gap after each of n entries, 1 elsewhere; none where pixels are few."""
+    entry = np.arange(size) * n // size
+    last = np.append(entry[1:] != entry[:-1], True)
+    return np.where(last & (size >= 4 * n), 0.0, 1.0)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
