@@ -68,6 +68,17 @@ def test_names_come_with_the_module_and_clash_with_nobody_s() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_conversion_knows_the_names_without_being_told() -> None:
+    code = (
+        "import gymnasium\n"
+        "from spikerl.conversion.environments import todays_id\n"
+        "assert 'spikerl/Catch-v0' not in gymnasium.registry\n"
+        "assert todays_id('spikerl/Catch-v0') == 'spikerl/Catch-v0'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("name", "kept"), [("CartPole", [0, 2]), ("Pendulum", [0, 1])])
 def test_without_velocities_the_rest_is_as_before(name: str, kept: list[int]) -> None:
     env, plain = gym.make(f"spikerl/{name}NoVel-v1"), gym.make(f"{name}-v1")
