@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spikerl.callbacks import ConversionCallback
     from spikerl.conversion import convert
     from spikerl.conversion.distillation import distill
+    from spikerl.episode import EpisodeRecording
     from spikerl.errors import SpikerlError
     from spikerl.hardware import HardwarePolicy
     from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Recording, SpikingNetwork
@@ -23,6 +24,7 @@ _HOMES = {
     "ConversionCallback": "callbacks",
     "convert": "conversion",
     "distill": "conversion.distillation",
+    "EpisodeRecording": "episode",
     "SpikerlError": "errors",
     "HardwarePolicy": "hardware",
     "AvgPool2d": "network",
@@ -39,6 +41,7 @@ __all__ = [
     "Conv2d",
     "ConversionCallback",
     "Dense",
+    "EpisodeRecording",
     "Flatten",
     "HardwarePolicy",
     "Recording",

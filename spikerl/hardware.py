@@ -38,6 +38,7 @@ class HardwarePolicy:
     Further keywords go to the back end. Raises SpikerlError and its children.
 
     recording:     the Recording of the last decision, None before the first.
+    records_spikes: whether recordings hold every spike, as far as the back end gives them.
     preprocessing: what is done to observations, the agent's or less.
     """
 
@@ -87,7 +88,7 @@ class HardwarePolicy:
             self._require_memory(n_envs)
         self.recording: Recording | None = None
         self._rng = np.random.default_rng(seed)
-        self._record_spikes = record_spikes or self.agent.decoder.read.needs_spikes
+        self.records_spikes = record_spikes or self.agent.decoder.read.needs_spikes
         self._session = self.backend.compile(
             self.agent.network, batch_size=n_envs, seed=seed, **backend_options
         )
@@ -157,7 +158,7 @@ class HardwarePolicy:
             if not self.agent.stateful:
                 self._session.reset()
             drive = self.agent.encoder.encode(rows[start : start + size], self.sim_steps, self._rng)
-            recordings.append(self._session.run(drive, record_spikes=self._record_spikes))
+            recordings.append(self._session.run(drive, record_spikes=self.records_spikes))
         self._decisions += self.agent.stateful
         self.recording = recordings[0] if len(recordings) == 1 else Recording.joined(recordings)
         return self.agent.decoder.values(self.recording)

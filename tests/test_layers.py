@@ -90,9 +90,26 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
+    "episode": {"errors", "network"},
+    "wrappers.encode": {"agent", "encoding", "errors", "network", "preprocessing"},
+    "wrappers.events": {"agent", "errors", "network"},
+    "wrappers.record": {"agent", "episode", "errors", "hardware", "heads", "network"},
+    "wrappers.select": {"errors"},
+    "wrappers": {"wrappers.encode", "wrappers.events", "wrappers.record", "wrappers.select"},
+    "envs.catch": {"errors"},
+    "envs": {"envs.catch", "wrappers"},
+    "evaluation": {
+        *("errors", "hardware", "metrics", "network", "statistics"),
+    },
+    "plots.drawing": {"errors"},
+    "plots.episode": {"agent", "episode", "errors", "network", "plots.drawing"},
+    "plots.membranes": {"errors", "network", "plots.drawing", "plots.episode", "reference"},
+    "plots.panel": {"errors", "network", "plots.drawing"},
+    "plots.report": {"evaluation", "plots.drawing", "report"},
+    "plots": {"plots.drawing", "plots.episode", "plots.membranes", "plots.report"},
 }
-TORCH = ("nn", "policies", "conversion", "callbacks", "wrappers", "backends.torch")
-TORCH = (*TORCH, "backends.spikingjelly", "importers")
+TORCH = ("nn", "policies", "conversion", "callbacks")
+TORCH = (*TORCH, "backends.torch", "backends.spikingjelly", "importers")
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")

@@ -16,7 +16,12 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from spikerl.encoding import ENCODERS
 from spikerl.errors import SpikerlError
-from spikerl.wrappers import EncodeObservation, EventCamera, VectorEncodeObservation
+from spikerl.wrappers import (
+    EncodeObservation,
+    EventCamera,
+    VectorEncodeObservation,
+    VectorEventCamera,
+)
 
 # The checkers would rather see environments without wrappers, with rows for observations and with
 # bounds that the environments below do not have; none of that is an error.
@@ -127,14 +132,14 @@ def test_events_add_up_to_the_change_of_log_intensity() -> None:
     env = EventCamera(rendered(), threshold=0.1, shape=(40, 60), max_events=100)
     events, _ = env.reset(seed=0)
     assert not events.any()
-    start = np.log1p(env._averaged(env.env.render().astype(float)))
+    start = env._sensor.seen(env.env.render()[None])[0]
     total = np.zeros((40, 60))
     for action in [1] * 8:
         events = env.step(action)[0]
         assert env.observation_space.contains(events)
         assert not (events[0] * events[1]).any()
         total += events[0] - events[1]
-    now = np.log1p(env._averaged(env.env.render().astype(float)))
+    now = env._sensor.seen(env.env.render()[None])[0]
     assert np.abs(total).sum() > 20
     assert np.abs(start + 0.1 * total - now).max() < 0.1
     events, _ = env.reset(seed=1)
@@ -169,6 +174,119 @@ def test_an_event_camera_passes_the_checkers_and_is_made_again() -> None:
     for e in (env, again):
         e.reset(seed=2)
     np.testing.assert_array_equal(env.step(1)[0], again.step(1)[0])
+
+
+class Walk(gym.Env[Any, Any]):
+    """A random picture each step; episodes of 3, 4, 5, 3, ... steps."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
+    observation_space = spaces.Box(0, 255, (6, 5, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.episodes = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.left = 3 + self.episodes % 3
+        self.episodes += 1
+        self.picture = self.np_random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        return self.picture, {}
+
+    def step(self, action: Any) -> Any:
+        self.left -= 1
+        self.picture = self.np_random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        return self.picture, 1.0, self.left == 0, False, {}
+
+    def render(self) -> Any:
+        return self.picture
+
+
+MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+
+
+@pytest.mark.parametrize(
+    ("mode", "source"),
+    [
+        *((mode, "observation") for mode in MODES),
+        *((mode, "render") for mode in MODES if mode is not AutoresetMode.SAME_STEP),
+    ],
+)
+def test_a_camera_for_many_sees_what_a_camera_around_each_sees(
+    mode: AutoresetMode, source: str
+) -> None:
+    # so few events at once that some are left for the next observation
+    options = {"threshold": 0.3, "shape": (3, 5), "source": source, "max_events": 2}
+
+    def made(*wrappers: Any) -> SyncVectorEnv:
+        def one() -> gym.Env[Any, Any]:
+            env: gym.Env[Any, Any] = Walk("rgb_array")
+            for wrap in wrappers:
+                env = wrap(env)
+            return env
+
+        return SyncVectorEnv([one] * 3, autoreset_mode=mode)
+
+    wanted = made(lambda env: EventCamera(env, **options))
+    env = VectorEventCamera(made(), **options)
+    assert env.observation_space == wanted.observation_space
+    assert env.single_observation_space == wanted.single_observation_space
+    found, want = env.reset(seed=2)[0], wanted.reset(seed=2)[0]
+    ended = events = 0
+    for k in range(25):
+        np.testing.assert_array_equal(found, want)
+        assert env.observation_space.contains(found)
+        events += int(found.sum())
+        actions = np.zeros(3, int)
+        found, _, over, _, ours = env.step(actions)
+        want, *_, theirs = wanted.step(actions)
+        ended += int(over.sum())
+        assert ("final_obs" in ours) == ("final_obs" in theirs)
+        for i in np.flatnonzero(ours.get("_final_obs", [])):
+            assert ours["final_obs"][i].any()
+            np.testing.assert_array_equal(ours["final_obs"][i], theirs["final_obs"][i])
+        if mode is AutoresetMode.DISABLED:
+            over[k % 3] |= k % 5 == 4  # also one that goes on
+            if over.any():
+                found, _ = env.reset(options={"reset_mask": over.copy()})
+                want, _ = wanted.reset(options={"reset_mask": over.copy()})
+    assert ended > 9
+    assert events > 100
+
+
+def test_frames_of_rendered_vectors_become_events() -> None:
+    pytest.importorskip("pygame", reason="CartPole draws with pygame")
+    options = {"shape": (40, 60)}
+    plain = gym.make_vec(
+        "CartPole-v1",
+        2,
+        "sync",
+        wrappers=[lambda env: EventCamera(env, **options)],
+        render_mode="rgb_array",
+    )
+    for kind in ("sync", "async"):
+        env = VectorEventCamera(
+            gym.make_vec("CartPole-v1", 2, kind, render_mode="rgb_array"), **options
+        )
+        env.reset(seed=1)
+        plain.reset(seed=1)
+        for _ in range(15):
+            actions = np.ones(2, int)
+            np.testing.assert_array_equal(env.step(actions)[0], plain.step(actions)[0])
+        env.close()
+
+
+def test_frames_that_are_never_drawn_are_refused() -> None:
+    makers = [lambda: Walk("rgb_array")] * 2
+    vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    with pytest.raises(SpikerlError, match=r"(?s)threshold must be > 0.*SAME_STEP.*NEXT_STEP"):
+        VectorEventCamera(vector, threshold=-1.0)
+    with pytest.raises(SpikerlError, match=r"frames of \(6, 5\) cannot be averaged to \(84, 84\)"):
+        VectorEventCamera(vector, source="observation").reset(seed=0)
+    assert VectorEventCamera(vector, source="observation", shape=None).reset()[0].shape == (
+        *(2, 2, 6, 5),
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def todays_id(env_id: str) -> str:
         namespace, name, version = parse_env_id(env_id)
     except gym.error.Error as error:
         raise ConversionError(f"{env_id!r} is no environment id such as CartPole-v1") from error
+    if namespace == "spikerl":
+        import_module("spikerl.envs")  # registers them
     versions = _versions(namespace, name)
     if not versions and _atari():
         versions = _versions(namespace, name)

@@ -1,6 +1,6 @@
-"""Gymnasium wrappers: observations as spike trains, rendered frames as events.
+"""Gymnasium wrappers: observations as spike trains, for one environment and for many.
 
-Imports gymnasium and the numpy core; no torch.
+Imports gymnasium, agent, encoding and preprocessing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from spikerl.errors import SpikerlError, listed
 from spikerl.network import FloatArray
 from spikerl.preprocessing import Preprocessing, from_space
 
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 _OWN_CHANCE = 0x5B1C  # beside the environment's own stream of the same seed
 
 
@@ -140,97 +139,6 @@ class VectorEncodeObservation(VectorWrapper[Any, Any, Any, Any, Any], RecordCons
         return self._encoding.batch(observations), rewards, terminations, truncations, infos
 
 
-class EventCamera(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """What an event camera sees: changes of log intensity, [2, H, W] of float32.
-
-    A pixel emits an event for every `threshold` by which its log intensity has moved away from
-    where its last event left it (Lichtsteiner et al. 2008); channel 0 counts those upwards, channel
-    1 those downwards, since the observation before. The first observation of an episode is empty.
-
-    source:     "render" for frames of render(), which needs render_mode="rgb_array", or
-                "observation" for images [H, W], [H, W, 1] or [H, W, 3] of 0..255.
-    threshold:  in natural log units; the log is of 1 + intensity.
-    shape:      (H, W), frames are averaged down to it; None keeps their size.
-    max_events: per pixel and observation; what is left comes with the next one.
-    Raises SpikerlError for an environment that does not render so, or other observations.
-    """
-
-    def __init__(
-        self,
-        env: gym.Env[Any, Any],
-        threshold: float = 0.2,
-        shape: tuple[int, int] | None = (84, 84),
-        source: str = "render",
-        max_events: int = 8,
-    ) -> None:
-        RecordConstructorArgs.__init__(
-            self, threshold=threshold, shape=shape, source=source, max_events=max_events
-        )
-        gym.ObservationWrapper.__init__(self, env)
-        problems = checked_whole("max_events", max_events)
-        if isinstance(threshold, bool) or not (np.isfinite(threshold) and threshold > 0):
-            problems.append(f"threshold must be > 0, found {threshold!r}")
-        if source not in ("render", "observation"):
-            problems.append(f"source is {source!r}; wanted 'render' or 'observation'")
-        elif source == "render" and env.render_mode != "rgb_array":
-            problems.append(
-                f"render_mode is {env.render_mode!r}: make the environment with "
-                "render_mode='rgb_array', or pass source='observation'"
-            )
-        elif source == "observation" and not _is_picture(env.observation_space):
-            problems.append(
-                f"the observations {env.observation_space} are no images [H, W], [H, W, 1] or "
-                "[H, W, 3]; pass source='render'"
-            )
-        if problems:
-            raise SpikerlError(listed("there is nothing for an event camera to see", problems))
-        self._threshold, self._source, self._most = float(threshold), source, int(max_events)
-        self._shape = None if shape is None else (int(shape[0]), int(shape[1]))
-        self._level: FloatArray | None = None
-        if self._shape is None:
-            self._shape = self._frame_size()
-        self.observation_space = spaces.Box(0.0, float(max_events), (2, *self._shape), np.float32)
-
-    def _frame_size(self) -> tuple[int, int]:
-        if self._source == "observation":
-            height, width = (self.env.observation_space.shape or ())[:2]
-        else:
-            self.env.reset(seed=0)
-            height, width = np.shape(self.env.render())[:2]  # type: ignore[arg-type]
-        return int(height), int(width)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self._level = None
-        return super().reset(seed=seed, options=options)
-
-    def observation(self, observation: Any) -> NDArray[np.float32]:
-        """Events [2, H, W] since the observation before."""
-        picture = observation if self._source == "observation" else self.env.render()
-        now = np.log1p(self._averaged(np.asarray(picture, dtype=np.float64)))
-        if self._level is None:
-            self._level = now
-        # A level reached to within rounding counts as reached.
-        crossed = np.floor(np.abs(now - self._level) / self._threshold + 1e-9)
-        events = np.copysign(np.minimum(crossed, self._most), now - self._level)
-        self._level = self._level + events * self._threshold
-        return np.stack([np.maximum(events, 0), np.maximum(-events, 0)]).astype(np.float32)
-
-    def _averaged(self, picture: FloatArray) -> FloatArray:
-        if picture.ndim == 3:
-            picture = picture @ np.array(LUMINANCE) if picture.shape[2] == 3 else picture[..., 0]
-        assert self._shape is not None
-        for axis, n in enumerate(self._shape):
-            size = picture.shape[axis]
-            if size < n:
-                raise SpikerlError(f"frames of {picture.shape} cannot be averaged to {self._shape}")
-            if size > n:
-                edges = np.linspace(0, size, n + 1).astype(int)
-                sums = np.add.reduceat(picture, edges[:-1], axis=axis)
-                widths = np.diff(edges).astype(np.float64)
-                picture = sums / (widths[:, None] if axis == 0 else widths)
-        return picture
-
-
 def _bounds(space: spaces.Space[Any], n: int) -> tuple[FloatArray, FloatArray]:
     """Bounds of the preprocessed rows: a Box's own, 0 and 1 for all else."""
     if isinstance(space, spaces.Box):
@@ -241,9 +149,3 @@ def _bounds(space: spaces.Space[Any], n: int) -> tuple[FloatArray, FloatArray]:
         return np.concatenate(lows), np.concatenate(highs)
     n = from_space(space).n_outputs()
     return np.zeros(n), np.ones(n)
-
-
-def _is_picture(space: spaces.Space[Any]) -> bool:
-    shape = space.shape or ()
-    flat = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
-    return isinstance(space, spaces.Box) and flat and bool((space.low >= 0).all())

@@ -1,51 +1,14 @@
-"""Plots of a report and an evaluation as SVG text. Imports report and evaluation; matplotlib late.
-
-Figures are made without pyplot, so the program's own figures, back end and settings stay as they
-are. Letters stay letters, drawn in the reader's font.
-"""
+"""Plots of a report and an evaluation as SVG text. Imports report and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import StringIO
 from math import isfinite
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikerl.errors import SpikerlError
 from spikerl.evaluation import Evaluation, Side
+from spikerl.plots.drawing import MARK, ORIGINAL, QUIET, SPIKING, drawn
 from spikerl.report import ConversionReport, GapReport
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-ORIGINAL, SPIKING, MARK, QUIET = "#8a94a3", "#2458c5", "#c2410c", "#d7dce3"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "spikerl",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a94a3",
-    "axes.labelcolor": "#39414d",
-    "xtick.color": "#39414d",
-    "ytick.color": "#39414d",
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-}
-_WIDTH, _HEIGHT = 4.8, 2.8  # inches
-
-
-class Drawing:
-    """Axes to draw on, and after the `with` around it their SVG as `svg`."""
-
-    def __init__(self, axes: Axes) -> None:
-        self.axes = axes
-        self.svg = ""
 
 
 def by_steps(report: ConversionReport) -> str:
@@ -55,7 +18,7 @@ def by_steps(report: ConversionReport) -> str:
     found = [report.by_steps[t] for t in steps]
     values = np.array([e.value for e in found]) * scale
     reach = np.array([[e.value - e.low, e.high - e.value] for e in found]).T * scale
-    with _drawing() as drawing:
+    with drawn() as drawing:
         axes = drawing.axes
         axes.errorbar(
             range(len(steps)),
@@ -95,7 +58,7 @@ def gaps(report: GapReport) -> str:
     edges, counts = np.array(report.edges), np.array(report.counts)
     shares = 100 * counts / max(1, counts.sum())
     below = edges[1:] <= report.resolution
-    with _drawing() as drawing:
+    with drawn() as drawing:
         axes = drawing.axes
         colours = np.where(below, MARK, SPIKING)
         axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=colours, lw=0, alpha=0.85)
@@ -124,7 +87,7 @@ def rates(report: ConversionReport, evaluation: Evaluation | None) -> str:
     names = [layer.name for layer in report.layers]
     acting = () if evaluation is None else evaluation.rates[: len(names)]
     rows = np.arange(len(names))
-    with _drawing(height=max(1.7, 1.0 + 0.5 * len(names))) as drawing:
+    with drawn(height=max(1.7, 1.0 + 0.5 * len(names))) as drawing:
         axes = drawing.axes
         thick = 0.36 if acting else 0.6
         shift = thick / 2 if acting else 0.0
@@ -147,7 +110,7 @@ def rates(report: ConversionReport, evaluation: Evaluation | None) -> str:
 def returns(evaluation: Evaluation) -> str:
     """Every episode's return, a line for each seed, with the means and their intervals."""
     sides = [side for side in (evaluation.original, evaluation.spiking) if side is not None]
-    with _drawing() as drawing:
+    with drawn() as drawing:
         axes = drawing.axes
         if len(sides) == 2:
             for pair in zip(sides[0].returns, sides[1].returns, strict=True):
@@ -179,35 +142,5 @@ def returns(evaluation: Evaluation) -> str:
     return drawing.svg
 
 
-def check_installed() -> None:
-    """Raises SpikerlError where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise SpikerlError(
-            "plots need matplotlib; install it: pip install 'spikerl[plots]'"
-        ) from None
-
-
 def _colour(side: Side) -> str:
     return ORIGINAL if side.name == "original" else SPIKING
-
-
-@contextmanager
-def _drawing(width: float = _WIDTH, height: float = _HEIGHT) -> Iterator[Drawing]:
-    check_installed()
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings: Any = _STYLE
-    with rc_context(settings):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        drawing = Drawing(figure.add_subplot())
-        yield drawing
-        text = StringIO()
-        # No date, so that the same figures give the same page.
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure)
-        figure.savefig(text, format="svg", metadata=nothing)
-        drawing.svg = text.getvalue()

@@ -1,0 +1,58 @@
+"""The command line: spikerl convert | evaluate | watch | bench | backends. Imports typer and rich.
+
+Every command has --json: one JSON document on stdout, nothing else there. Errors are one line on
+stderr and a non-zero exit status.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from spikerl import __version__
+from spikerl.cli import bench, convert, evaluate, watch
+from spikerl.cli.console import err, note
+from spikerl.errors import SpikerlError
+
+app = typer.Typer(
+    help="Spiking neural networks as reinforcement-learning agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (convert.convert, evaluate.evaluate, watch.watch, bench.bench):
+    app.command()(command)
+app.command("backends")(bench.list_backends)
+
+
+def main() -> None:
+    """The entry point: notes and errors as single lines on stderr."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except SpikerlError as error:
+        line = str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
+        err.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _show_warning(message: Any, category: Any, *place: Any, **more: Any) -> None:
+    from spikerl.errors import ConversionWarning
+
+    if issubclass(category, ConversionWarning):
+        note(message)
+    else:
+        note(message, kind=category.__name__)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Spiking neural networks as reinforcement-learning agents."""
+    if show:
+        print(__version__)
+        raise typer.Exit
