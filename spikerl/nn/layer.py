@@ -45,7 +45,7 @@ class SpikingLayer(nn.Module):
         self.neuron = neuron
         self.surrogate = Surrogate(neuron.surrogate, neuron.slope)
         self.shape = shape
-        self.shape_out = _shape_out(synapses, shape)
+        self.shape_out = output_shape(synapses, shape)
         self.extras = {name: neuron.extra(name) for name in EXTRAS}
         self.chip: tuple[Tensor, Tensor, Tensor] | None = None
         n = prod(self.shape_out)
@@ -236,7 +236,8 @@ class SpikingLayer(nn.Module):
         return Conv2d(exact_array(weight), shape, given, **geometry, **rules)
 
 
-def _shape_out(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
+def output_shape(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What comes out of one row of this shape."""
     if isinstance(synapses, nn.Linear):
         return (synapses.out_features,)
     with torch.no_grad():

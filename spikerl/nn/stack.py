@@ -13,8 +13,11 @@ from spikerl.errors import SpikerlError
 from spikerl.layers import Layer
 from spikerl.nn import kernels
 from spikerl.nn.budget import Budget, Spending
+from spikerl.nn.foreign import ForeignLayer, ForeignNeuron, spiking_layer
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
+
+AnyLayer = SpikingLayer | ForeignLayer
 
 
 class SpikingStack(nn.Module):
@@ -30,7 +33,7 @@ class SpikingStack(nn.Module):
     """
 
     def __init__(
-        self, layers: Sequence[SpikingLayer], sim_steps: int, budget: Budget | None = None
+        self, layers: Sequence[AnyLayer], sim_steps: int, budget: Budget | None = None
     ) -> None:
         super().__init__()
         if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
@@ -135,7 +138,7 @@ class SpikingStack(nn.Module):
         """The layers of a SpikingNetwork that fires the same spikes."""
         return tuple(layer.to_layer() for layer in self._all())
 
-    def _all(self) -> list[SpikingLayer]:
+    def _all(self) -> list[AnyLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
 
@@ -144,7 +147,7 @@ def dense_stack(
     widths: Sequence[int],
     *,
     sim_steps: int = 8,
-    neuron: Neuron | None = None,
+    neuron: Neuron | ForeignNeuron | None = None,
     budget: Budget | None = None,
 ) -> SpikingStack:
     """A stack of dense layers; raises SpikerlError if there is none."""
@@ -153,7 +156,7 @@ def dense_stack(
         raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
     layers = []
     for n_before, n in zip([n_in, *widths], widths, strict=False):
-        layers.append(SpikingLayer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
+        layers.append(spiking_layer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
     stack = SpikingStack(layers, sim_steps, budget)
     initialise(stack)
     return stack

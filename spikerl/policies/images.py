@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
 from spikerl.nn.budget import Budget
-from spikerl.nn.layer import SpikingLayer
-from spikerl.nn.neurons import Neuron
+from spikerl.nn.foreign import neuron_of, spiking_layer
 from spikerl.nn.stack import SpikingStack, initialise
 
 KERNELS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, size, stride
@@ -47,7 +46,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
                 f"{observation_space.shape}"
             )
         super().__init__(observation_space, features_dim)
-        rules = Neuron(neuron, **(neuron_kwargs or {}))
+        rules = neuron_of(neuron, neuron_kwargs or {})
         shape: tuple[int, ...] = observation_space.shape
         layers = []
         for channels, size, stride in kernels:
@@ -56,9 +55,9 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
                     f"a map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}"
                     "; pass smaller kernels= in features_extractor_kwargs"
                 )
-            layers.append(SpikingLayer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
+            layers.append(spiking_layer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
             shape = layers[-1].shape_out
-        layers.append(SpikingLayer(nn.Linear(prod(shape), features_dim), rules, (prod(shape),)))
+        layers.append(spiking_layer(nn.Linear(prod(shape), features_dim), rules, (prod(shape),)))
         self.stack = SpikingStack(layers, sim_steps, budget)
         initialise(self.stack)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import nn
 from spikerl import backends
 from spikerl.backends.base import capability_problems
 from spikerl.errors import SpikerlError, listed
-from spikerl.network import Dense, SpikingNetwork
+from spikerl.network import SpikingNetwork
 from spikerl.nn.budget import Budget
+from spikerl.nn.foreign import ForeignNeuron, neuron_of, spiking_layer
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingStack, dense_stack, initialise
 from spikerl.policies.images import SpikingNatureCNN
@@ -30,10 +30,12 @@ class SpikingKeywords:
     All keywords are plain strings and numbers, so that an rl-zoo file can hold them.
 
     sim_steps:      T, steps per decision.
-    neuron:         "IF", "LIF", "PLIF", "CLIF" or "ALIF", see spikerl.nn.neurons.
+    neuron:         "IF", "LIF", "PLIF", "CLIF" or "ALIF", see spikerl.nn.neurons; or
+                    SpikingJelly's own, such as "spikingjelly:ParametricLIFNode".
     target:         the name of the back end the agent is trained for: reset, delays and weight
                     bits as it needs them, and a refusal of what it cannot do.
-    neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...
+    neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...; or
+                    what SpikingJelly's constructor takes.
     budget:         the fields of spikerl.nn.budget.Budget, to limit spikes or synaptic operations.
     spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
                     extractor of images, that one spikes for both.
@@ -59,13 +61,14 @@ class SpikingKeywords:
         **kwargs: Any,
     ) -> None:
         self.sim_steps = sim_steps
-        own = {} if target is None else backends.rules(target)
+        ours = target is not None and ":" not in str(neuron)
+        own = backends.rules(str(target)) if ours else {}
         self.neuron_kwargs = {**own, **(neuron_kwargs or {})}
-        self.neuron = _neuron(neuron, self.neuron_kwargs)
+        self.neuron = neuron_of(neuron, self.neuron_kwargs)
         if target is not None:
             _check_target(self.neuron, target)
         self.spiking_critic = spiking_critic
-        self.budget = None if budget is None else _made(Budget, budget, "budget")
+        self.budget = None if budget is None else _budget(budget)
         given = kwargs.get("features_extractor_class")
         if given is None and is_image_space(observation_space):
             kwargs["features_extractor_class"] = given = SpikingNatureCNN
@@ -158,37 +161,25 @@ def judge_in_batches(module: nn.Module) -> None:
         stack.exact = False
 
 
-def _check_target(neuron: Neuron, target: str) -> None:
+def _check_target(neuron: Neuron | ForeignNeuron, target: str) -> None:
     """Refuse a neuron that the target does not have, with every reason."""
     capabilities = backends.capabilities(target)
     assert capabilities is not None  # its rules were asked for
-    one = Dense(
-        [[1.0]],
-        decay=neuron.starting_decay,
-        reset=neuron.reset,  # type: ignore[arg-type]  # checked by Neuron
-        delay_steps=neuron.delay_steps,
-        current_decay=neuron.extra("current_decay"),
-        adaptation=neuron.extra("adaptation"),
-    )
+    one = spiking_layer(nn.Linear(1, 1), neuron, (1,)).to_layer()
     problems = capability_problems(capabilities, SpikingNetwork((one,)))
-    bits = capabilities.weight_bits
-    if bits is not None and (neuron.weight_bits is None or neuron.weight_bits > bits):
-        problems.append(f"weight_bits is {neuron.weight_bits}, at most {bits} are there")
+    bits, found = capabilities.weight_bits, getattr(neuron, "weight_bits", None)
+    if bits is not None and (found is None or found > bits):
+        problems.append(f"weight_bits is {found}, at most {bits} are there")
     if problems:
         raise SpikerlError(listed(f"this neuron cannot run on {target!r}", problems))
 
 
-def _neuron(kind: str, rules: Mapping[str, Any]) -> Neuron:
-    made: Neuron = _made(partial(Neuron, kind), rules, "neuron_kwargs", Neuron)
-    return made
-
-
-def _made(function: Any, rules: Mapping[str, Any], keyword: str, kind: Any = None) -> Any:
+def _budget(rules: Mapping[str, Any]) -> Budget:
     try:
-        return function(**rules)
+        return Budget(**rules)
     except TypeError as error:
-        names = [name for name in (kind or function).__dataclass_fields__ if name != "kind"]
-        raise SpikerlError(f"{keyword}: {error}; there are {', '.join(names)}") from None
+        known = ", ".join(Budget.__dataclass_fields__)
+        raise SpikerlError(f"budget: {error}; there are {known}") from None
 
 
 def _check_entries(space: spaces.Dict) -> None:

@@ -1,0 +1,165 @@
+"""Neurons of another library in a spiking stack, by name: "spikingjelly:ParametricLIFNode".
+
+Imports torch, and the library when a layer is made. The library's own code fires and learns, in its
+step mode "m"; what it means is exported by spikerl.importers, and decisions without gradients are
+made by the exported neurons, in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikerl.errors import SpikerlError
+from spikerl.layers import Conv2d, Dense
+from spikerl.nn.layer import SpikingLayer, output_shape
+from spikerl.nn.neurons import Neuron
+
+LIBRARY = "spikingjelly"
+NODES = (
+    *("IFNode", "LIFNode", "ParametricLIFNode"),
+    *("HalfThresholdIFNode", "SimpleIFNode", "SimpleLIFNode"),
+)
+WHERE = f"{LIBRARY}.activation_based"
+
+
+@dataclass(frozen=True)
+class ForeignNeuron:
+    """A neuron of SpikingJelly 2, with its own semantics.
+
+    kind:    "spikingjelly:" and one of NODES.
+    options: for its constructor: tau, v_threshold, v_reset, decay_input, detach_reset, backend.
+    Raises SpikerlError for a name that is none of these.
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mismatch: float = 0.0
+    delay_steps = 0
+
+    def __post_init__(self) -> None:
+        library, _, node = self.kind.partition(":")
+        if library != LIBRARY or node not in NODES:
+            raise SpikerlError(
+                f"neuron is {self.kind!r}; there are {', '.join(f'{LIBRARY}:{n}' for n in NODES)}"
+            )
+
+    def node(self) -> Any:
+        """A new one, for all steps at once."""
+        try:
+            neurons = import_module(f"{WHERE}.neuron")
+        except ImportError as error:
+            raise SpikerlError(
+                f"{self.kind} needs SpikingJelly: pip install --no-deps 'spikingjelly>=2,<3' and "
+                "loguru"
+            ) from error
+        try:
+            return getattr(neurons, self.kind.partition(":")[2])(**self.options, step_mode="m")
+        except (TypeError, ValueError, AssertionError) as error:
+            found = dict(self.options)
+            raise SpikerlError(f"{self.kind} cannot be made of {found}: {error}") from error
+
+
+class ForeignLayer(nn.Module):
+    """What SpikingLayer is, with a node of another library behind the synapses."""
+
+    chip = None
+
+    def __init__(
+        self, synapses: nn.Linear | nn.Conv2d, neuron: ForeignNeuron, shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.synapses, self.neuron, self.shape = synapses, neuron, shape
+        self.shape_out = output_shape(synapses, shape)
+        self.node = neuron.node()
+        self._exported: tuple[Any, Dense | Conv2d] | None = None
+        self.to_layer()  # refuses what has no counterpart
+
+    @property
+    def n_out(self) -> int:
+        """Neurons of the layer."""
+        return prod(self.shape_out)
+
+    @property
+    def fan_out(self) -> float:
+        """Synapses of one neuron of the layer before, in the mean."""
+        return self.n_out * self.synapses.weight[0].numel() / prod(self.shape)
+
+    @property
+    def v_threshold(self) -> Tensor:
+        """What a neuron must reach, from where it starts."""
+        return torch.tensor(float(self.node.v_threshold) - float(self.node.v_reset or 0.0))
+
+    def draw(self) -> None:
+        """Nothing: these neurons are trained as designed."""
+
+    def forward(
+        self, x: Tensor, sim_steps: int, *, late: int = 0, last: bool = False
+    ) -> tuple[Tensor, Tensor, None]:
+        """Spikes [T, B, n_out] and counts [B, n_out]; see SpikingLayer."""
+        module = self if x.dtype == self.synapses.weight.dtype else copy.deepcopy(self).to(x.dtype)
+        if late:
+            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+        current = module.synapses(x.reshape(-1, *self.shape)).reshape(*x.shape[:2], -1)
+        module.node.reset()
+        spikes = module.node(current.expand(sim_steps, -1, -1))
+        module.node.reset()  # potentials are no part of what is saved
+        return spikes, spikes.sum(0), None
+
+    def to_layer(self) -> Dense | Conv2d:
+        """The same neurons as a layer of a SpikingNetwork, exactly."""
+        parts = [*self.parameters()]
+        stamp = [(part.data_ptr(), part._version) for part in parts]
+        if self._exported is None or self._exported[0] != stamp:
+            from spikerl.importers import from_spikingjelly
+
+            node = copy.deepcopy(self.node).cpu()
+            synapses = copy.deepcopy(self.synapses).cpu()
+            maps = self.shape if len(self.shape) == 3 else None
+            layer = from_spikingjelly([synapses, node], input_shape=maps).layers[0]
+            self._exported = (stamp, layer)  # type: ignore[assignment]
+        assert self._exported is not None
+        return self._exported[1]
+
+    def numbers(self) -> tuple[Any, ...]:
+        """What kernels.decide() takes of a dense layer; see SpikingLayer."""
+        layer = self.to_layer()
+        n = layer.n_out
+        start, decay, threshold = (
+            np.broadcast_to(value, n).astype(np.float64)
+            for value in (layer.v_init, layer.decay, layer.v_threshold)
+        )
+        weight = np.ascontiguousarray(layer.weight.T)
+        extras, zero = np.zeros(3), int(layer.reset == "zero")
+        return start, weight, layer.bias.astype(np.float64), decay, threshold, extras, zero, 0
+
+
+def spiking_layer(
+    synapses: nn.Linear | nn.Conv2d, neuron: Neuron | ForeignNeuron, shape: tuple[int, ...]
+) -> SpikingLayer | ForeignLayer:
+    """The layer of a neuron of ours or of another library's."""
+    if isinstance(neuron, ForeignNeuron):
+        return ForeignLayer(synapses, neuron, shape)
+    return SpikingLayer(synapses, neuron, shape)
+
+
+def neuron_of(kind: str, rules: Mapping[str, Any]) -> Neuron | ForeignNeuron:
+    """The neuron of a name: one of ours, or another library's with "library:" before it.
+
+    Raises SpikerlError for names and rules that are none.
+    """
+    if ":" in str(kind):
+        return ForeignNeuron(kind, dict(rules))
+    try:
+        return Neuron(kind, **rules)
+    except TypeError as error:
+        known = ", ".join(name for name in Neuron.__dataclass_fields__ if name != "kind")
+        raise SpikerlError(f"neuron_kwargs: {error}; there are {known}") from None

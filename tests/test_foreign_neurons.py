@@ -1,0 +1,133 @@
+"""SpikingJelly's neurons in spikerl's policies: theirs to train, the same spikes deployed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch
+from torch import nn
+
+import spikerl
+from spikerl import Dense, SpikingNetwork
+from spikerl.errors import SpikerlError
+from spikerl.nn import SpikingStack, dense_stack
+from spikerl.nn.foreign import NODES, ForeignNeuron
+from spikerl.policies import SpikingActorCriticPolicy, SpikingDQNPolicy, SpikingSACPolicy
+from spikerl.reference import simulate
+
+T = 6
+OPTIONS: dict[str, dict[str, Any]] = {
+    "IFNode": {"v_reset": None},
+    "LIFNode": {"tau": 1.5, "v_threshold": 0.5},
+    "SimpleLIFNode": {"tau": 1.5, "decay_input": False},
+    "ParametricLIFNode": {"init_tau": 1.8, "v_threshold": 0.5, "decay_input": False},
+}
+
+
+def test_a_name_that_is_none_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SpikerlError, match="there are spikingjelly:IFNode, spikingjelly:LIFNode"):
+        ForeignNeuron("spikingjelly:EIFNode")
+    with pytest.raises(SpikerlError, match="neuron is 'brian:LIF'"):
+        sb3.PPO(SpikingActorCriticPolicy, "CartPole-v1", policy_kwargs={"neuron": "brian:LIF"})
+
+
+pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed")
+
+
+def stack_of(node: str) -> SpikingStack:
+    torch.manual_seed(0)
+    neuron = ForeignNeuron(f"spikingjelly:{node}", OPTIONS.get(node, {}))
+    return dense_stack(5, [24, 16], sim_steps=T, neuron=neuron)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_training_is_spikingjelly_s_own_and_decisions_are_the_reference_s(node: str) -> None:
+    stack = stack_of(node)
+    rows = 2 * torch.randn(200, 5)
+    parts = [(copy.deepcopy(x.synapses), copy.deepcopy(x.node)) for x in stack.layers]
+    x = rows[None].expand(T, -1, -1)
+    for synapses, neurons in parts:
+        neurons.reset()
+        x = neurons(synapses(x))
+    theirs = x.mean(0)
+    ours = stack.train()(rows)
+    torch.testing.assert_close(ours, theirs)
+    assert 0.02 < ours.mean() < 0.98
+    loss, wanted = (ours**2).sum(), (theirs**2).sum()
+    found = torch.autograd.grad(loss, list(stack.parameters()))
+    own = [p for synapses, neurons in parts for m in (synapses, neurons) for p in m.parameters()]
+    for a, b in zip(found, torch.autograd.grad(wanted, own), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        decided = stack.eval()(rows)
+    network = SpikingNetwork((*stack.to_layers(), Dense(np.eye(16), spiking=False)))
+    drive = np.broadcast_to(rows.double().numpy(), (T, *rows.shape))
+    potential = simulate(network, drive).potential
+    assert potential is not None
+    np.testing.assert_array_equal(decided.numpy(), (potential / T).astype(np.float32))
+    assert (decided == ours).float().mean() > 0.99  # but for float32 at the threshold
+
+
+def model(kind: str, node: str) -> Any:
+    torch.set_num_threads(1)
+    kwargs: dict[str, Any] = {
+        "sim_steps": 4,
+        "net_arch": [24, 16],
+        "neuron": f"spikingjelly:{node}",
+        "neuron_kwargs": OPTIONS[node],
+    }
+    common: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": kwargs}
+    if kind == "ppo":
+        made: Any = sb3.PPO(SpikingActorCriticPolicy, "CartPole-v1", n_steps=64, **common)
+    elif kind == "dqn":
+        made = sb3.DQN(SpikingDQNPolicy, "CartPole-v1", learning_starts=20, **common)
+    else:
+        made = sb3.SAC(SpikingSACPolicy, "Pendulum-v1", learning_starts=20, **common)
+    return made.learn(128)
+
+
+@pytest.mark.parametrize("node", ["IFNode", "LIFNode", "ParametricLIFNode"])
+@pytest.mark.parametrize("kind", ["ppo", "dqn", "sac"])
+def test_a_trained_policy_is_deployed_with_the_same_actions(
+    kind: str, node: str, tmp_path: Path
+) -> None:
+    trained = model(kind, node)
+    n = trained.observation_space.shape[0]
+    rows = np.random.default_rng(0).normal(size=(200, n)).astype(np.float32)
+    theirs = trained.predict(rows, deterministic=True)[0]
+    agent = spikerl.convert(trained, observations=rows)
+    with spikerl.HardwarePolicy(agent) as policy:
+        found = policy.predict(rows)[0]
+    np.testing.assert_allclose(found, theirs, atol=1e-5)
+    trained.save(tmp_path / "model.zip")
+    again = type(trained).load(tmp_path / "model.zip", device="cpu")
+    np.testing.assert_array_equal(again.predict(rows, deterministic=True)[0], theirs)
+
+
+def test_images_go_through_their_neurons_as_well() -> None:
+    from spikerl.nn.foreign import ForeignLayer
+
+    neuron = ForeignNeuron("spikingjelly:LIFNode", OPTIONS["LIFNode"])
+    torch.manual_seed(0)
+    first = ForeignLayer(nn.Conv2d(2, 4, 3), neuron, (2, 6, 6))
+    second = ForeignLayer(nn.Linear(first.n_out, 10), neuron, (first.n_out,))
+    stack = SpikingStack([first, second], T).eval()
+    rows = 12 * torch.rand(20, 72)
+    with torch.no_grad():
+        found = stack(rows)
+    network = SpikingNetwork((*stack.to_layers(), Dense(np.eye(10), spiking=False)))
+    drive = np.broadcast_to(rows.double().numpy(), (T, *rows.shape))
+    potential = simulate(network, drive).potential
+    assert potential is not None
+    np.testing.assert_allclose(found.numpy(), potential / T, atol=1e-6)
+    assert found.mean() > 0.02
+
+
+def test_what_a_node_cannot_be_made_of_is_told() -> None:
+    with pytest.raises(SpikerlError, match=r"spikingjelly:LIFNode cannot be made of \{'tau'"):
+        ForeignNeuron("spikingjelly:LIFNode", {"tau": 0.5}).node()
