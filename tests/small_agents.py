@@ -223,6 +223,26 @@ def balancer(**changes: Any) -> SpikingAgent:
     return replace(agent, **changes)
 
 
+def catcher(**changes: Any) -> SpikingAgent:
+    """A random network that plays Catch, badly."""
+    space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    layers = (
+        Dense(weights(0, 16, 84 * 84) * 0.2, weights(1, 16) * 0.2),
+        Dense(weights(2, 3, 16), spiking=False),
+    )
+    parts: dict[str, Any] = {
+        "network": SpikingNetwork(layers),
+        "preprocessing": from_space(space),
+        "encoder": ConstantCurrent(),
+        "decoder": Decoder(FinalPotential(), Categorical((3,))),
+        "sim_steps": 8,
+        "observation_space": space,
+        "action_space": spaces.Discrete(3),
+        "provenance": {"environment": "spikerl/Catch-v0"},
+    }
+    return SpikingAgent(**{**parts, **changes})
+
+
 AGENTS: dict[str, Callable[[], SpikingAgent]] = {
     maker.__name__: maker for maker in (pole, pixels, arm, walker, racer, thrower, reader)
 }

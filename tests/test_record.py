@@ -16,12 +16,12 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from small_agents import pixels
+from small_agents import catcher, pixels
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
-from test_watch import catcher
 
+import spikerl.envs  # noqa: F401 - registers Catch
 from spikerl.agent import SpikingAgent
 from spikerl.decoding import Categorical, Decoder, FinalPotential
 from spikerl.encoding import ConstantCurrent

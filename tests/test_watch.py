@@ -12,38 +12,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from small_agents import catcher
 
 import spikerl.envs  # noqa: F401 - registers Catch
-from spikerl.agent import SpikingAgent
 from spikerl.cli.watch import watch
-from spikerl.decoding import Categorical, Decoder, FinalPotential
-from spikerl.encoding import ConstantCurrent
 from spikerl.episode import EpisodeRecording
 from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.network import Dense, SpikingNetwork
-from spikerl.preprocessing import from_space
-
-
-def catcher(**changes: Any) -> SpikingAgent:
-    """A random network that plays Catch, badly."""
-    draw = np.random.default_rng(0)
-    env = gym.make("spikerl/Catch-v0")
-    layers = (
-        Dense(draw.normal(size=(16, 84 * 84)) * 0.2, draw.normal(size=16) * 0.2),
-        Dense(draw.normal(size=(3, 16)), spiking=False),
-    )
-    parts: dict[str, Any] = {
-        "network": SpikingNetwork(layers),
-        "preprocessing": from_space(env.observation_space),
-        "encoder": ConstantCurrent(),
-        "decoder": Decoder(FinalPotential(), Categorical((3,))),
-        "sim_steps": 8,
-        "observation_space": env.observation_space,
-        "action_space": env.action_space,
-        "provenance": {"environment": "spikerl/Catch-v0"},
-    }
-    return SpikingAgent(**{**parts, **changes})
 
 
 @pytest.fixture

@@ -114,8 +114,8 @@ def _maker(agent: Any, path: Path, env_id: str | None) -> Callable[[], Any]:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with gym.make(name, render_mode="rgb_array") as drawn:
-        drawn.reset(seed=0)
         try:
+            drawn.reset(seed=0)
             drawn.render()
         except gym.error.DependencyNotInstalled as error:
             raise SpikerlError(f"{name} cannot be drawn: {error}") from None
@@ -136,7 +136,7 @@ def _filmed(
     except OSError as error:
         raise SpikerlError(f"{name.parent} cannot be written: {error.strerror}") from None
     with hidden as folder:
-        recorder = RecordSpikes(make(), policy, last=last or 1000)
+        recorder = RecordSpikes(make(), policy, last=last or 10)  # a raster shows no more
         videos = os.path.join(folder, "videos")
         env = RecordVideo(recorder, videos, episode_trigger=lambda _: True, disable_logger=True)
         with env:

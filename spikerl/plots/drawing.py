@@ -37,7 +37,6 @@ _STYLE = {
 }
 _WIDTH, _HEIGHT = 4.8, 2.8  # inches
 
-
 # Okabe and Ito's colours, told apart by readers of every kind of colour vision; without the yellow,
 # which is faint on white. Line styles repeat the distinction.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")

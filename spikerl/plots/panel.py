@@ -1,7 +1,7 @@
 """Panel: a raster of the latest decisions at the right of a rendered frame. matplotlib late.
 
 The axes are drawn once for each size of frame, the spikes are painted into them, so that a frame
-costs a millisecond and not a figure.
+costs some milliseconds and not a figure of its own.
 """
 
 from __future__ import annotations
