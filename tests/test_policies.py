@@ -135,7 +135,7 @@ def test_every_neuron_is_deployed_exactly(kind: str, neuron: str) -> None:
         assert_same_actions(policy.predict(rows)[0], trained.predict(rows, deterministic=True)[0])
 
 
-@pytest.mark.parametrize("kind", ["ppo", "dqn", "td3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_policy_trained_with_delays_acts_the_same_on_nest(kind: str) -> None:
     pytest.importorskip("nest", reason="NEST is not installed")
     trained = model(kind, neuron_kwargs={"delay_steps": 1})

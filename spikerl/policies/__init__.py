@@ -8,8 +8,10 @@ from spikerl.policies.continuous import SpikingSACPolicy, SpikingTD3Policy, Spik
 from spikerl.policies.dqn import SpikingDQNPolicy, SpikingQRDQNPolicy
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
+from spikerl.policies.slope import SlopeSchedule
 
 __all__ = [
+    "SlopeSchedule",
     "SpikingActorCriticPolicy",
     "SpikingDQNPolicy",
     "SpikingNatureCNN",
