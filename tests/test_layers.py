@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "backends.base": {"errors", "network", "layers", "reference"},
     "backends": {"errors", "backends.base"},
     "backends.reference": {"errors", "network", "layers", "reference", "backends.base"},
+    "backends.nengo": {"backends.base", "backends.nengo_neuron", "connections", "network"},
     "backends.pynn_units": set(),
     "backends.pynn": {"backends.pynn_units", "connections", "errors", "network"},
     "backends.pynn_nest": {

@@ -35,6 +35,7 @@ class Known:
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
+    "nengo": Known("spikerl.backends.nengo:NengoBackend", ("nengo", "scipy"), "nengo"),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
     "nest:iaf_psc_delta": Known(
         "spikerl.backends.nest_models:DeltaBackend", ("nest", "threadpoolctl"), "nest"
