@@ -32,6 +32,8 @@ class Capabilities:
                    "unverified" promises nothing: no one has compared them.
     tolerance:     largest difference allowed in what exactness names (0 for spikes).
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
+    first_resets:  what the first layer of neurons may have, where it runs elsewhere than the
+                   others; None: as resets.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
     min_refractory_steps: smallest refractory_steps, where a neuron must rest after a spike.
     drive:         "current" (any numbers) and "spikes" (0/1) that run() takes; "constant" for
@@ -50,6 +52,7 @@ class Capabilities:
     exactness: Literal["potentials", "spikes", "counts", "rates", "unverified"] = "potentials"
     tolerance: float = 0.0
     resets: frozenset[str] = frozenset(RESETS)
+    first_resets: frozenset[str] | None = None
     layers: frozenset[str] = frozenset({"Dense", "Conv2d", "AvgPool2d", "Flatten"})
     recurrent: bool = True
     decay: bool = True
@@ -86,16 +89,18 @@ def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> 
     """Every reason, readable from the capabilities alone, why a network cannot run."""
     c = capabilities
     found: list[str] = []
+    first = network.neuron_layers[0]
     for i, layer in enumerate(network.layers):
         kind = type(layer).__name__
         if kind not in c.layers:
             found.append(f"layer {i}: {kind} is not supported, only {', '.join(sorted(c.layers))}")
         if not isinstance(layer, NeuronLayer):
             continue
-        if layer.spiking and layer.reset not in c.resets:
+        resets = c.resets if layer is not first or c.first_resets is None else c.first_resets
+        if layer.spiking and layer.reset not in resets:
             found.append(
                 f"layer {i}: reset={layer.reset!r} is not supported, only "
-                + ", ".join(sorted(c.resets))
+                + ", ".join(sorted(resets))
             )
         if not c.decay and (layer.decay != 1).any():
             found.append(f"layer {i}: decay < 1 is not supported")
