@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikerl.backends.loihi_numbers import IntArray, Table
-from spikerl.backends.loihi_plan import INDEX_BITS, ChipLayer, Plan
+from spikerl.backends.loihi_plan import ChipLayer, Plan, index_code, written_out
 from spikerl.backends.nengo import imported as nengo_imported
 from spikerl.errors import BackendError
 
@@ -141,12 +141,18 @@ def _connect(
         targets = index[table.targets[chosen]].astype(np.int32)
         senders, starts = np.unique(table.senders[chosen], return_index=True)
         synapse = Synapse(len(senders), label=f"{block.label} inputs")
-        synapse.weights = [w[None] for w in np.split(weights, starts[1:])]
-        synapse.indices = [i[None] for i in np.split(targets, starts[1:])]
-        whole = all(i.shape[1] == len(here) for i in synapse.indices)
+        whole = written_out(np.diff([*starts, len(weights)]), len(here))
+        if whole:
+            full = np.zeros((len(senders), len(here)), dtype=kind)
+            full[np.searchsorted(senders, table.senders[chosen]), targets] = weights
+            synapse.weights = [w[None] for w in full]
+            synapse.indices = [np.arange(len(here), dtype=np.int32)[None]] * len(senders)
+        else:
+            synapse.weights = [w[None] for w in np.split(weights, starts[1:])]
+            synapse.indices = [i[None] for i in np.split(targets, starts[1:])]
         synapse.format(
-            compression=3 if whole else 0,
-            idx_bits=next(k for k, b in enumerate(INDEX_BITS) if 2**b >= len(here)),
+            compression=3 if whole else 0,  # 3: weights without the numbers of their neurons
+            idx_bits=index_code(len(here)),
             fanout_type=1,
             n_synapses=63,
             weight_bits=7,

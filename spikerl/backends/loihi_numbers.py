@@ -116,31 +116,45 @@ def integer_numbers(
 
     Two units are tried: a power of two, which keeps multiples of one exactly, and the one that
     gives the largest weight the largest mantissa. The smaller squared error of the weights wins.
+    Where the sums of a step are too large for both, shorter mantissas are, if they hold the weights
+    as well as 8 bits would.
     signed: False keeps potentials above zero, as nengo-loihi's own neurons do.
     """
     pooled = float(np.prod([np.prod(m.kernel_size) for m in maps if isinstance(m, AvgPool2d)]))
     joint = table([*maps, layer])
     largest = float(np.abs(joint.weights).max()) if len(joint.weights) else 0.0
-    threshold = float(layer.v_threshold.max())
-    largest = largest or threshold
+    largest = largest or float(layer.v_threshold.max())
     found: list[str] = []
     best: tuple[float, Numbers] | None = None
     reach = MANTISSA if pooled == 1 else MANTISSA - 4  # sums of rounded weights may be larger
-    for worth in (2.0 ** np.ceil(np.log2(largest / reach)), largest / reach):
-        aim = np.floor(np.log2(THRESHOLD_AIM * worth / threshold))
-        shift = int(np.clip(aim, SMALLEST_SHIFT, LARGEST_SHIFT))
-        while True:
-            made, problems = _tried(maps, layer, pooled, worth, shift, signed)
-            if made is not None or shift == SMALLEST_SHIFT:
-                break
-            shift -= 1
-        if made is None:
-            found = found or problems
-            continue
-        error = float(((made.effective.weight - layer.weight) ** 2).sum())
-        if best is None or error < best[0]:
-            best = error, made
-    return (None, found) if best is None else (best[1], [])
+    power = 2.0 ** np.ceil(np.log2(largest / reach))
+    fine = float(np.abs(layer.weight).max()) / (2 * MANTISSA) * (1 + 1e-9)
+    for worths in ((power, largest / reach), [power * 2.0**n for n in range(1, 7)]):
+        for worth in worths:
+            made, problems = _fitted(maps, layer, pooled, worth, signed)
+            if made is None:
+                found = found or problems
+                continue
+            gap = made.effective.weight - layer.weight
+            error = float((gap**2).sum())
+            if (best is None or error < best[0]) and (worth <= power or np.abs(gap).max() <= fine):
+                best = error, made
+        if best is not None:
+            return best[1], []
+    return None, found
+
+
+def _fitted(
+    maps: Sequence[Layer], layer: Dense | Conv2d, pooled: float, worth: float, signed: bool
+) -> tuple[Numbers | None, list[str]]:
+    """The layer with mantissas that are worth this each, as large as the registers allow."""
+    aim = np.floor(np.log2(THRESHOLD_AIM * worth / float(layer.v_threshold.max())))
+    highest = int(np.clip(aim, SMALLEST_SHIFT, LARGEST_SHIFT))
+    for shift in range(highest, SMALLEST_SHIFT - 1, -1):
+        made, problems = _tried(maps, layer, pooled, worth, shift, signed)
+        if made is not None:
+            return made, []
+    return None, problems
 
 
 def _tried(

@@ -68,9 +68,9 @@ class Resources:
         return ceil(len(self.cores) / CORES_PER_CHIP)
 
     @property
-    def worst(self) -> Core:
-        """The core that is closest to a limit."""
-        return max(self.cores, key=lambda core: core.fullest[1])
+    def worst(self) -> Core | None:
+        """The core that is closest to a limit; None if all is on the host."""
+        return max(self.cores, key=lambda core: core.fullest[1], default=None)
 
     def total(self, name: str) -> int:
         """The sum of one of LIMITS over all cores."""
@@ -84,9 +84,10 @@ class Resources:
         for i, core in enumerate(self.cores):
             lines.append(f"{i:>5}{core.layer:>6}" + "".join(f"{core.use[n]:>14,}" for n in names))
         lines.append(f"{'all':>5}{'':>6}" + "".join(f"{self.total(n):>14,}" for n in names))
-        name, share = self.worst.fullest
-        at = self.cores.index(self.worst)
-        lines.append(f"worst: core {at}, {share:.1%} of its {LIMITS[name]:,} {name}")
+        if self.worst is not None:
+            name, share = self.worst.fullest
+            at = self.cores.index(self.worst)
+            lines.append(f"worst: core {at}, {share:.1%} of its {LIMITS[name]:,} {name}")
         return "\n".join(lines)
 
 
@@ -272,7 +273,8 @@ def _cores(i: int, one: Numbers, blocks: Blocks, after: tuple[Table, Blocks] | N
     for each in (one.inputs, one.recurrent):
         if each is None:
             continue
-        axon, sizes = np.unique(home[each.targets] * each.n_in + each.senders, return_counts=True)
+        pairs = home[each.targets] * each.n_in + each.senders
+        axon, sizes = np.unique(pairs, return_counts=True)
         block = axon // each.n_in
         axons += np.bincount(block, minlength=count)
         bits += [synapse_bits(sizes[block == k], len(blocks[k])) for k in range(count)]
@@ -300,12 +302,25 @@ def _homes(n: int, blocks: Blocks) -> IntArray:
 def synapse_bits(sizes: IntArray, block: int) -> int:
     """Bits of one group of synapses: sizes [axons], numbers of weights behind each axon.
 
-    Weights of 8 bits, with the number of the neuron unless every axon reaches all of the block;
-    in entries of up to 64 weights, with 10 bits of their own, each filled up to 64 bits.
+    In entries of up to 64 weights, with 10 bits of their own, each filled up to 64 bits.
     """
-    if not len(sizes):
-        return 0
-    each = 8 if (sizes == block).all() else 8 + next(b for b in INDEX_BITS if 2**b >= block)
+    if written_out(sizes, block):
+        return _entries(np.full(len(sizes), block), 8)
+    return _entries(sizes, 8 + INDEX_BITS[index_code(block)])
+
+
+def written_out(sizes: IntArray, block: int) -> bool:
+    """Whether it takes fewer bits to write out zeros than to number the neurons of the others."""
+    indexed = _entries(sizes, 8 + INDEX_BITS[index_code(block)])
+    return _entries(np.full(len(sizes), block), 8) <= indexed
+
+
+def index_code(block: int) -> int:
+    """The register's code for numbers that tell `block` neurons apart."""
+    return next(code for code, bits in enumerate(INDEX_BITS) if 2**bits >= block)
+
+
+def _entries(sizes: IntArray, each: int) -> int:
     full, rest = sizes // SYNAPSES_PER_ENTRY, sizes % SYNAPSES_PER_ENTRY
     entry = -(-(SYNAPSES_PER_ENTRY * each + 10) // 64) * 64
     last = np.where(rest > 0, -(-(rest * each + 10) // 64) * 64, 0)
