@@ -77,12 +77,17 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     """The reset, delay_steps and weight_bits a network must have to run there.
 
     Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
+    first_reset is among them where the first layer has a choice that the others have not.
     """
-    return {
+    found: dict[str, Any] = {
         "reset": "subtract" if "subtract" in capabilities.resets else "zero",
         "delay_steps": capabilities.min_delay_steps,
         "weight_bits": capabilities.weight_bits,
     }
+    first = capabilities.first_resets or frozenset()
+    if "subtract" in first - capabilities.resets:
+        found["first_reset"] = "subtract"
+    return found
 
 
 def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> list[str]:

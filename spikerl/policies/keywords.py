@@ -54,6 +54,7 @@ class SpikingKeywords:
     ) -> None:
         self.sim_steps = sim_steps
         own = {} if target is None else backends.rules(target)
+        own.pop("first_reset", None)  # all layers of a policy have the same neurons
         self.neuron_kwargs = {**own, **(neuron_kwargs or {})}
         self.neuron = _neuron(neuron, self.neuron_kwargs)
         if target is not None:
