@@ -271,12 +271,16 @@ def test_only_the_first_layer_may_reset_by_subtraction() -> None:
 def test_a_positive_membrane_forgets_inhibition_and_its_network_says_so() -> None:
     tested = SpikingNetwork((Dense(np.eye(2), **Z), Dense([[0.75, -1.5]], **Z)))
     drive = np.array([[[0, 1]], [[1, 0]], [[1, 0]], [[1, 0]], [[0, 0]]], dtype=float)
-    signed = runs_as_its_network(EmulatorBackend(), tested, drive, 1e-10)
-    floored = runs_as_its_network(EmulatorBackend(), tested, drive, 1e-10, membrane="positive")
-    assert signed.counts[1].item() == 0
-    assert floored.counts[1].item() == 1
-    with EmulatorBackend().compile(tested, membrane="positive") as session:
-        assert session.network.readout.v_min == 0
+    for backend in (EmulatorBackend(), FloatBackend()):
+        signed = runs_as_its_network(backend, tested, drive, 1e-10)
+        floored = runs_as_its_network(backend, tested, drive, 1e-10, membrane="positive")
+        assert signed.counts[1].item() == 0
+        assert floored.counts[1].item() == 1
+        made = backend.plan(tested, membrane="positive")
+        assert made.network.readout.v_min == 0
+        below = SpikingNetwork((tested.layers[0], replace(tested.readout, v_init=-0.5)))
+        with pytest.raises(UnsupportedNetwork, match="layer 1: v_init of -"):
+            backend.compile(below, membrane="positive")
 
 
 def test_a_reset_is_as_good_as_building_anew() -> None:

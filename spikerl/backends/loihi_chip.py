@@ -47,7 +47,6 @@ def imported() -> Any:
     nengo_imported()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This version of .nengo_loihi. has not been tested")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
         import nengo_loihi
     if nengo_loihi.__version__ != "1.1.0":
         raise BackendError(

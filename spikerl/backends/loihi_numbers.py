@@ -71,8 +71,17 @@ class Numbers:
     effective: Dense | Conv2d
 
 
-def float_numbers(maps: Sequence[Layer], layer: Dense | Conv2d) -> Numbers:
-    """A layer behind linear maps in float32, where v > threshold is v >= the number above it."""
+def float_numbers(
+    maps: Sequence[Layer], layer: Dense | Conv2d, *, signed: bool = True
+) -> tuple[Numbers | None, list[str]]:
+    """A layer behind linear maps in float32, where v > threshold is v >= the number above it.
+
+    signed: as in integer_numbers().
+    """
+    if not signed:
+        if (layer.v_init < 0).any():
+            return None, [f"v_init of {layer.v_init.min():g}, wanted 0 or more"]
+        layer = replace(layer, v_min=max(0.0, layer.v_min or 0.0))
 
     def kept(value: Any) -> FloatArray:
         return np.asarray(value, dtype=np.float32).astype(np.float64)
@@ -94,7 +103,7 @@ def float_numbers(maps: Sequence[Layer], layer: Dense | Conv2d) -> Numbers:
         effective = replace(effective, recurrent=kept(effective.recurrent))
         loop = table([Dense(effective.recurrent)])
     threshold = np.broadcast_to(effective.v_threshold, (n,)).astype(np.float32)
-    return Numbers(
+    made = Numbers(
         inputs=table([*maps, effective]),
         recurrent=loop,
         shift=0,
@@ -107,6 +116,7 @@ def float_numbers(maps: Sequence[Layer], layer: Dense | Conv2d) -> Numbers:
         asked=layer,
         effective=effective,
     )
+    return made, []
 
 
 def integer_numbers(

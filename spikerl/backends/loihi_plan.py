@@ -153,11 +153,9 @@ def plan(
         layer: Any = network.layers[i]
         if layer.refractory_steps > REST_LIMIT:
             problems.append(f"layer {i}: refractory_steps can be at most {REST_LIMIT}")
-        if integers:
-            made, found = integer_numbers(maps, layer, signed=membrane == "signed")
-            problems += [f"layer {i}: {text}" for text in found]
-        else:
-            made = float_numbers(maps, layer)
+        numbers_of = integer_numbers if integers else float_numbers
+        made, found = numbers_of(maps, layer, signed=membrane == "signed")
+        problems += [f"layer {i}: {text}" for text in found]
         if made is not None:
             numbers.append((i, made))
             layers[i] = made.effective
