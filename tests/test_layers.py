@@ -30,6 +30,25 @@ ARROWS: dict[str, set[str]] = {
     "backends.base": {"errors", "network", "layers", "reference"},
     "backends": {"errors", "backends.base"},
     "backends.reference": {"errors", "network", "layers", "reference", "backends.base"},
+    "backends.loihi_numbers": {"connections", "network"},
+    "backends.loihi_plan": {"backends.loihi_numbers", "network"},
+    "backends.loihi_rates": {"errors", "network", "reference"},
+    "backends.loihi_chip": {
+        *("backends.loihi_numbers", "backends.loihi_plan", "backends.nengo", "errors"),
+    },
+    "backends.loihi_session": {
+        *("backends.base", "backends.loihi_chip", "backends.loihi_plan", "errors", "network"),
+        "reference",
+    },
+    "backends.loihi_board": {
+        *("backends.loihi_chip", "backends.loihi_plan", "backends.loihi_session", "errors"),
+        "network",
+    },
+    "backends.loihi": {
+        *("backends.base", "backends.loihi_board", "backends.loihi_plan", "backends.loihi_rates"),
+        *("backends.loihi_session", "errors", "network"),
+    },
+    "backends.nengo": {"backends.base", "backends.nengo_neuron", "connections", "network"},
     "backends.pynn_units": set(),
     "backends.pynn": {"backends.pynn_units", "connections", "errors", "network"},
     "backends.pynn_nest": {
@@ -122,6 +141,7 @@ SIMULATORS = (
     "neuron",
     "spynnaker",
     "nengo",
+    "nengo_loihi",
     "spikingjelly",
     "snntorch",
     "norse",

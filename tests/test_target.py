@@ -74,6 +74,21 @@ def test_a_target_sets_what_it_needs(target: str, reset: str, delay: int) -> Non
     assert backends.get(target).problems(agent.network) == []
 
 
+def test_a_target_whose_host_computes_the_first_layer_keeps_its_remainders() -> None:
+    kept, agent = agreement(target="loihi:emulator", sim_steps=128)
+    first, second = agent.network.spiking_layers
+    assert (first.reset, second.reset) == ("subtract", "zero")
+    assert (
+        backends.load("loihi", backends.TABLE["loihi:emulator"].target).problems(agent.network)
+        == []
+    )
+    lost, agent = agreement(target="loihi:emulator", first_reset="zero", sim_steps=128)
+    assert [layer.reset for layer in agent.network.spiking_layers] == ["zero", "zero"]
+    assert kept > lost + 0.02
+    with pytest.raises(ConversionError, match="first_reset is 'both'; wanted one of None, sub"):
+        agreement(first_reset="both")
+
+
 def test_what_does_not_fit_the_target_is_refused_with_every_reason() -> None:
     message = r"(?s)delay_steps=2, where 'nest:iaf_psc_delta' needs 1"
     with pytest.raises(ConversionError, match=message):

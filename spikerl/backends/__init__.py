@@ -35,6 +35,17 @@ class Known:
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
+    "loihi": Known(
+        "spikerl.backends.loihi:BoardBackend",
+        ("nengo", "nengo_loihi"),
+        "loihi",
+        missing="spikerl.backends.loihi_board:missing",
+    ),
+    "loihi:emulator": Known(
+        "spikerl.backends.loihi:EmulatorBackend", ("nengo", "nengo_loihi"), "loihi"
+    ),
+    "loihi:float": Known("spikerl.backends.loihi:FloatBackend", ("nengo", "nengo_loihi"), "loihi"),
+    "nengo": Known("spikerl.backends.nengo:NengoBackend", ("nengo", "scipy"), "nengo"),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),
     "nest:iaf_psc_delta": Known(
         "spikerl.backends.nest_models:DeltaBackend", ("nest", "threadpoolctl"), "nest"

@@ -34,6 +34,8 @@ class Capabilities:
     resets, layers, recurrent, decay, bias, refractory, v_min: what a network may contain.
     current, adaptation: the same for synaptic currents and thresholds that adapt; False unless
                    said, as few back ends have them.
+    first_resets:  what the first layer of neurons may have, where it runs elsewhere than the
+                   others; None: as resets.
     max_delay_steps: largest delay_steps a layer may have; min_delay_steps: the smallest.
     min_refractory_steps: smallest refractory_steps, where a neuron must rest after a spike.
     drive:         "current" (any numbers) and "spikes" (0/1) that run() takes; "constant" for
@@ -52,6 +54,7 @@ class Capabilities:
     exactness: Literal["potentials", "spikes", "counts", "rates", "unverified"] = "potentials"
     tolerance: float = 0.0
     resets: frozenset[str] = frozenset(RESETS)
+    first_resets: frozenset[str] | None = None
     layers: frozenset[str] = frozenset({"Dense", "Conv2d", "AvgPool2d", "Flatten"})
     recurrent: bool = True
     decay: bool = True
@@ -78,28 +81,35 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     """The reset, delay_steps and weight_bits a network must have to run there.
 
     Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
+    first_reset is among them where the first layer has a choice that the others have not.
     """
-    return {
+    found: dict[str, Any] = {
         "reset": "subtract" if "subtract" in capabilities.resets else "zero",
         "delay_steps": capabilities.min_delay_steps,
         "weight_bits": capabilities.weight_bits,
     }
+    first = capabilities.first_resets or frozenset()
+    if "subtract" in first - capabilities.resets:
+        found["first_reset"] = "subtract"
+    return found
 
 
 def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> list[str]:
     """Every reason, readable from the capabilities alone, why a network cannot run."""
     c = capabilities
     found: list[str] = []
+    first = network.neuron_layers[0]
     for i, layer in enumerate(network.layers):
         kind = type(layer).__name__
         if kind not in c.layers:
             found.append(f"layer {i}: {kind} is not supported, only {', '.join(sorted(c.layers))}")
         if not isinstance(layer, NeuronLayer):
             continue
-        if layer.spiking and layer.reset not in c.resets:
+        resets = c.resets if layer is not first or c.first_resets is None else c.first_resets
+        if layer.spiking and layer.reset not in resets:
             found.append(
                 f"layer {i}: reset={layer.reset!r} is not supported, only "
-                + ", ".join(sorted(c.resets))
+                + ", ".join(sorted(resets))
             )
         if not c.decay and (layer.decay != 1).any():
             found.append(f"layer {i}: decay < 1 is not supported")

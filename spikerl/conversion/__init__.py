@@ -39,6 +39,7 @@ _RULES = {
     "tolerance": 0.002,
     "rate_scale": None,
     "weight_bits": None,
+    "first_reset": None,
     "target": None,
     "target_agreement": None,
     "target_error": None,
@@ -97,7 +98,8 @@ def convert(
     per step for the largest activation; None: 1, and for reset "zero" the best of 1, 1/2 and 1/4 on
     calibration observations kept out of the fit), weight_bits (None, or the bits of a target's
     weights and biases, to which those of every layer are rounded before the next thing is fitted),
-    target (the name of a back end: reset, delay_steps and weight_bits as it needs them),
+    first_reset (of the first layer, if not reset: where a target's host computes it),
+    target (the name of a back end: resets, delay_steps and weight_bits as it needs them),
     vecnormalize (path or object), algo (the algorithm a file must be of), observation_space,
     action_space.
 
@@ -180,6 +182,8 @@ def _for_target(reset: Reset, rules: dict[str, Any]) -> tuple[Reset, dict[str, A
     """Reset and rules as a target needs them; refuses others that were asked for beside it."""
     name = rules["target"]
     wanted = backends.rules(name)
+    if rules.get("first_reset") is not None:  # there is a choice where it is among the rules
+        wanted.pop("first_reset", None)
     given = {"reset": reset, **{key: rules[key] for key in wanted if key in rules}}
     usual = {"reset": "subtract", **_RULES}
     problems = [
@@ -228,6 +232,7 @@ def _checked(
         ("encoder", options["encoder"], build.ENCODERS),
         ("decoder", options["decoder"], build.DECODERS),
         ("readout", options["readout"], build.READOUTS),
+        ("first_reset", options["first_reset"], (None, *RESETS)),
     )
     problems = [f"there is no rule {name!r}; there are {', '.join(_RULES)}" for name in unknown]
     sim_steps = STEPS if given["sim_steps"] is None else given["sim_steps"]
@@ -237,7 +242,7 @@ def _checked(
     if given["seed"] is None:
         problems.append("seed must be a number, so that the conversion can be repeated")
     problems += [
-        f"{name} is {value!r}; wanted one of {', '.join(wanted)}"
+        f"{name} is {value!r}; wanted one of {', '.join(map(str, wanted))}"
         for name, value, wanted in choices
         if value not in wanted
     ]
@@ -270,6 +275,7 @@ def _checked(
         tolerance=float(tolerance),
         rate_scale=None if rate_scale is None else float(rate_scale),
         weight_bits=None if bits is None else int(bits),
+        first_reset=options["first_reset"],
     )
     return recipe, _goal(options, recipe.sim_steps), options
 

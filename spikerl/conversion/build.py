@@ -47,6 +47,7 @@ class Recipe:
     tolerance: float
     rate_scale: float | None = None
     weight_bits: int | None = None
+    first_reset: Reset | None = None
 
 
 def make_encoder(recipe: Recipe, rows: FloatArray) -> Encoder:
@@ -76,7 +77,7 @@ def make_hidden(
             layer.neurons(
                 weight / scale.reshape(-1, *(1,) * (weight.ndim - 1)),
                 layer.bias / scale,
-                reset=recipe.reset,
+                reset=(recipe.first_reset if i == 0 else None) or recipe.reset,
                 v_init=recipe.v_init,
                 delay_steps=recipe.delay_steps,
             )

@@ -63,6 +63,7 @@ class SpikingKeywords:
         self.sim_steps = sim_steps
         ours = target is not None and ":" not in str(neuron)
         own = backends.rules(str(target)) if ours else {}
+        own.pop("first_reset", None)  # all layers of a policy have the same neurons
         self.neuron_kwargs = {**own, **(neuron_kwargs or {})}
         self.neuron = neuron_of(neuron, self.neuron_kwargs)
         if target is not None:
