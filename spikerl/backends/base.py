@@ -42,6 +42,8 @@ class Capabilities:
     keeps_state:   run(a); run(b) equals run(a then b).
     partial_reset: reset(rows) leaves the other rows alone.
     weight_bits:   None for floating point.
+    weight_steps:  "layer" where a whole layer's weights are multiples of one step, which is what a
+                   conversion can round to beforehand; "neuron" where each neuron has a step.
     limits:        largest sizes, by name: "neurons_per_layer", "neurons", "fan_in", "inputs".
     max_sessions:  1 where the simulator is global.
     hardware:      True where a board decides.
@@ -65,6 +67,7 @@ class Capabilities:
     keeps_state: bool = True
     partial_reset: bool = True
     weight_bits: int | None = None
+    weight_steps: Literal["layer", "neuron"] = "layer"
     limits: Mapping[str, int] = field(default_factory=dict)
     max_sessions: int | None = None
     hardware: bool = False
@@ -74,11 +77,12 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     """The reset, delay_steps and weight_bits a network must have to run there.
 
     Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
+    Weights are rounded beforehand only where the target's own rounding would be as coarse.
     """
     return {
         "reset": "subtract" if "subtract" in capabilities.resets else "zero",
         "delay_steps": capabilities.min_delay_steps,
-        "weight_bits": capabilities.weight_bits,
+        "weight_bits": capabilities.weight_bits if capabilities.weight_steps == "layer" else None,
     }
 
 
