@@ -3,7 +3,7 @@
 The chip's whole numbers are a law of their own: synapses have a time constant, membranes leak a
 unit per step and saturate, hidden neurons may fire 31 times in a step. xylo_core.py is that law,
 equal to the simulator in every slot; session.network is the nearest network of the contract, and
-agreement() tells how far the two are apart. xylosim is imported when a network is compiled.
+dry_run() tells how far the two are apart. xylosim is imported when a network is compiled.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from spikerl.backends.base import Session, refuse_options, require_runnable
 from spikerl.backends.xylo_chip import AUDIO_2, AUDIO_3, Chip, Resources
-from spikerl.backends.xylo_core import HIGHEST, LOWEST, MAX_INPUT_EVENTS, Core, IntArray
-from spikerl.backends.xylo_plan import EVENT, LIFT, Plan, capabilities_of, plan, problems
+from spikerl.backends.xylo_core import Core, IntArray
+from spikerl.backends.xylo_dry_run import DryRun, dry_run
+from spikerl.backends.xylo_host import check_read_out, potentials, sent
+from spikerl.backends.xylo_plan import EVENT, Plan, capabilities_of, plan, problems
 from spikerl.errors import BackendError, UnsupportedNetwork
 from spikerl.network import FloatArray, Recording, SpikingNetwork
+
+__all__ = ["DryRun", "XyloAudio3Backend", "XyloBackend", "XyloSession", "dry_run"]
 
 
 class XyloBackend:
@@ -85,86 +89,37 @@ class XyloSession(Session):
         self._pending: ref[_Unread] | None = None
         super().__init__(backend, planned.effective, batch_size)
 
-    def events(self, drive: FloatArray) -> IntArray:
-        """What the channels are sent for a drive [T, B, n_in] from the present state: [T, B, n].
-
-        Raises BackendError for more than 15 events in a step, or negative numbers without channels.
-        """
-        return self._events(drive)[0]
-
-    def _events(self, drive: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Events, and what of the drive is owed after them."""
-        here, (steps, rows, _) = self.plan, drive.shape
-        due = self._owed[:rows] + np.cumsum(drive, axis=0) / here.event
-        sent = np.floor(due + 0.5)
-        whole = np.diff(sent, axis=0, prepend=0.0)
-        self._check_range(whole)
-        parts = [np.maximum(whole, 0.0), np.maximum(-whole, 0.0)] if here.signed else [whole]
-        if here.events:
-            first = np.zeros((steps, rows, 1))
-            first[0, self._steps[:rows] == 0] = here.events
-            parts.append(first)
-        return np.concatenate(parts, axis=2).astype(np.int64), due[-1] - sent[-1]
-
-    def _check_range(self, whole: FloatArray) -> None:
-        event = self.plan.event
-        largest = float(np.abs(whole).max())
-        if largest > MAX_INPUT_EVENTS:
-            raise BackendError(
-                f"the drive reaches {largest * event:g} in a step, an input channel sends at most "
-                f"{MAX_INPUT_EVENTS} events of {event:g}: pass event={largest * event / 15:.2g} or "
-                "more, or normalise the observations"
-            )
-        if not self.plan.signed and float(whole.min()) < 0:
-            raise BackendError(
-                f"the drive is negative, and {self.plan.chip.name} has no room for a second "
-                f"channel for each of {self.network.n_in} inputs: use an encoder that sends "
-                "spikes, such as convert(..., encoder='equidistant'), or fewer observations"
-            )
-
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
         self._read_pending()
         steps, rows, _ = drive.shape
-        events, self._owed[:rows] = self._events(drive)
+        fresh = self._steps[:rows] == 0
+        events, owed = sent(self.plan, drive, self._owed[:rows], fresh)
         fired = np.empty((rows, self.plan.core.n_out), dtype=np.int64)
-        for row, core in enumerate(self._cores[:rows]):
-            fired[row] = np.sum(core.evolve(events[:, row].tolist()), axis=0)
+        output = np.empty(fired.shape)
+        for row in range(rows):
+            core = self._cores[row]
+            trains = core.evolve(events[:, row].tolist())
+            fired[row] = [sum(train) for train in zip(*trains, strict=True)]
+            v = core.rec_v_mem_out
+            if not self.network.readout.spiking:
+                check_read_out(v, core.rec_i_syn_out, trains)
+            output[row] = [trace[-1] for trace in v]
+        self._owed[:rows] = owed
         self._steps[:rows] += steps
         self._taken[:rows] += fired
-        found = _Unread.of(self, steps, rows, fired, self._outputs(rows))
+        potential = potentials(self.plan, output, self._taken[:rows], self._steps[:rows])
+        found = _Unread.of(self, steps, rows, fired, potential)
         self._pending = ref(found)
         return found
-
-    def _outputs(self, rows: int) -> FloatArray:
-        """Potentials of the last layer, with the charge its synapses still hold: [B, n_out]."""
-        here, layer = self.plan, self.network.readout
-        v = np.array([core.rec_v_mem_out for core in self._cores[:rows]], dtype=np.int64)
-        i = np.array([core.rec_i_syn_out for core in self._cores[:rows]], dtype=np.int64)
-        potential = v[:, :, -1] + i[:, :, -1]
-        if layer.spiking:
-            return potential / here.scales[-1]
-        if v.max() >= HIGHEST or v.min() <= LOWEST:
-            raise BackendError(
-                "a read-out left the range of 16 bits: hidden neurons fire many times in a step; "
-                "divide the first layer's weights, or raise the thresholds"
-            )
-        # a lift per step, less the unit per step that the membrane leaks above zero
-        lifted = self._steps[:rows, None] * (LIFT - 1) + 1
-        total = (potential + 2 * LIFT * self._taken[:rows] - lifted) / here.scales[-1]
-        values = total.reshape(rows, -1, layer.n_out).sum(axis=1) + layer.v_init
-        return np.asarray(values, dtype=np.float64)
 
     def _hidden(self, rows: int) -> tuple[list[NDArray[np.int64]], list[FloatArray]]:
         """Spikes in the last run and potentials of every hidden layer: [B, n]."""
         cores = self._cores[:rows]
         spikes = np.array([np.sum(core.rec_recurrent_spikes, axis=0) for core in cores])
-        v, i, j = (
-            np.array([[trace[-1] for trace in getattr(core, name)] for core in cores])
-            for name in ("rec_v_mem", "rec_i_syn", "rec_i_syn2")
-        )
+        v = np.array([[trace[-1] for trace in core.rec_v_mem] for core in cores])
         places = list(zip(self.plan.hidden, self.plan.scales[:-1], strict=True))
         counts = [spikes[:, place].astype(np.int64) for place, _ in places]
-        return counts, [(v + i + j)[:, place] / scale for place, scale in places]
+        return counts, [v[:, place] / scale for place, scale in places]
 
     def _read_pending(self) -> None:
         """Read what the last run left in the cores, if anybody still holds its recording."""

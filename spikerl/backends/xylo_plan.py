@@ -43,6 +43,7 @@ LIFT = 2**13  # what a read-out gains per step, and more than its inputs may add
 EVENT = 0.5  # what one event of an input channel stands for
 WASTE = 1.25  # rounding errors of weights that a larger shift may cost, as a factor
 DASH_SYN = 1  # halves a current each step, the shortest there is: 0 would lose it
+DELAY = 2  # steps until a spike is heard, on average: half of it after 1, a quarter after 2, ...
 
 
 def capabilities_of(chip: Chip) -> Capabilities:
@@ -54,8 +55,8 @@ def capabilities_of(chip: Chip) -> Capabilities:
         decay=False,
         refractory=False,
         v_min=False,
-        min_delay_steps=1,
-        max_delay_steps=1,
+        min_delay_steps=DELAY,
+        max_delay_steps=DELAY,
         records=frozenset({"counts", "potential", "potentials"}),
         batching="loop",
         weight_bits=9,  # of two synapses together
@@ -115,7 +116,7 @@ def plan(network: SpikingNetwork, chip: Chip = AUDIO_2, event: float = EVENT) ->
     *before, last = (layer for layer in network.layers if isinstance(layer, Dense))
     starter = last.spiking and bool(last.v_init.any())  # one more hidden neuron
     extra = int(starter or any(layer.v_init.any() for layer in before))
-    signed = 2 * network.n_in + extra <= chip.inputs or network.n_in + extra > chip.inputs
+    signed = 2 * network.n_in + extra <= chip.inputs
 
     first = before[0].weight * event
     shift_in = _shift([(before[0], first)], BOTH)
