@@ -79,6 +79,19 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.spinnaker_config", "backends.spinnaker_dry_run"),
         *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
     },
+    "backends.xylo_core": set(),
+    "backends.xylo_chip": {"backends.xylo_core"},
+    "backends.xylo_plan": {"backends.base", "backends.xylo_chip", "backends.xylo_core", "network"},
+    "backends.xylo_host": {"backends.xylo_core", "backends.xylo_plan", "errors", "network"},
+    "backends.xylo_dry_run": {
+        *("backends.xylo_chip", "backends.xylo_core", "backends.xylo_host", "backends.xylo_plan"),
+        *("errors", "network", "reference", "statistics"),
+    },
+    "backends.xylo_board": {"backends.xylo_chip", "backends.xylo_plan", "errors", "network"},
+    "backends.xylo": {
+        *("backends.base", "backends.xylo_chip", "backends.xylo_core", "backends.xylo_dry_run"),
+        *("backends.xylo_host", "backends.xylo_plan", "errors", "network"),
+    },
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -100,6 +113,8 @@ SIMULATORS = (
     "snntorch",
     "lava",
     "rockpool",
+    "samna",
+    "xylosim",
 )
 
 

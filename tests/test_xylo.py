@@ -14,6 +14,7 @@ from spikerl import backends
 from spikerl.backends.xylo import XyloBackend
 from spikerl.backends.xylo_chip import AUDIO_3
 from spikerl.backends.xylo_dry_run import run
+from spikerl.backends.xylo_host import sent
 from spikerl.backends.xylo_plan import plan
 from spikerl.errors import BackendError, UnsupportedNetwork
 from spikerl.network import Dense, FloatArray, SpikingNetwork
@@ -115,8 +116,6 @@ def test_a_drive_is_sent_to_within_half_an_event() -> None:
     net = network()
     planned = plan(net)
     current = np.random.default_rng(3).normal(0, 1.5, (50, 2, 4))
-    from spikerl.backends.xylo_host import sent
-
     events, owed = sent(planned, current, np.zeros((2, 4)), np.ones(2, dtype=bool))
     assert events.min() >= 0
     assert (events[0, :, -1] == planned.events).all()

@@ -102,7 +102,7 @@ class XyloSession(Session):
             fired[row] = [sum(train) for train in zip(*trains, strict=True)]
             v = core.rec_v_mem_out
             if not self.network.readout.spiking:
-                check_read_out(v, core.rec_i_syn_out, trains)
+                check_read_out(v, core.rec_i_syn_out)
             output[row] = [trace[-1] for trace in v]
         self._owed[:rows] = owed
         self._steps[:rows] += steps

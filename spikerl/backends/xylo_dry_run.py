@@ -140,8 +140,7 @@ def run(planned: Plan, drive: FloatArray) -> tuple[CoreRecording, Recording]:
     core = simulate_core(planned.core, events)
     if not planned.effective.readout.spiking:
         for row in range(rows):
-            v, i, spikes = (x[:, row] for x in (core.v_out, core.i_out, core.spikes_out))
-            check_read_out(v.T.tolist(), i.T.tolist(), spikes.tolist())
+            check_read_out(core.v_out[:, row].T.tolist(), core.i_out[:, row].T.tolist())
     fired = core.spikes_out.sum(axis=0)
     membranes = core.v_out[-1].astype(np.float64)
     output = potentials(planned, membranes, fired, np.full(rows, steps))

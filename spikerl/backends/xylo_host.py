@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spikerl.backends.xylo_core import LOWEST, MAX_INPUT_EVENTS, IntArray
+from spikerl.backends.xylo_core import HIGHEST, LOWEST, MAX_INPUT_EVENTS, IntArray
 from spikerl.backends.xylo_plan import LIFT, Plan
 from spikerl.errors import BackendError
 from spikerl.network import FloatArray
@@ -59,17 +59,16 @@ def _check_range(plan: Plan, n_in: int, low: int, high: int) -> None:
         )
 
 
-def check_read_out(v: Traces, i: Traces, spikes: Traces) -> None:
+def check_read_out(v: Traces, i: Traces) -> None:
     """Raise BackendError if read-outs saturated, so that what was read is not what arrived.
 
-    Plain lists, as the simulator gives them.  v, i: [n][T], after each step.  spikes: [T][n].
+    v, i: [n][T], after each step, as plain lists, as the simulator gives them.
     """
-    full = 2 * LIFT - 1  # where a membrane at the end of its 16 bits stands after its spike
-    lost = max(map(max, i)) > full or min(map(min, i)) < -full or min(map(min, v)) <= LOWEST
-    if not lost and max(map(max, v)) >= full:
-        traces = zip(v, zip(*spikes, strict=True), strict=True)
-        lost = any((full, 1) in zip(trace, fired, strict=True) for trace, fired in traces)
-    if lost:
+    # Where a membrane at the upper end stands after its spike; elsewhere it is lower.
+    full = HIGHEST - 2 * LIFT
+    lost = max(map(max, v)) >= full or min(map(min, v)) <= LOWEST
+    half = HIGHEST // 2  # what is left of a synapse that was full
+    if lost or max(map(max, i)) >= half or min(map(min, i)) <= -half:
         raise BackendError(
             "a read-out left the range of 16 bits, because hidden neurons fire many times in a "
             "step: divide the weights of the layers before it, or multiply their thresholds"

@@ -39,7 +39,7 @@ from spikerl.network import Dense, FloatArray, Layer, SpikingNetwork
 
 THRESHOLD = 8191  # largest threshold of a neuron: membranes have room for four of them
 BOTH = 2 * MAX_WEIGHT  # largest weight of two synapses together
-LIFT = 2**13  # what a read-out gains per step, and more than its inputs may add or take
+LIFT = 2**13 - 1  # what a read-out gains per step, and more than its inputs may add or take
 EVENT = 0.5  # what one event of an input channel stands for
 WASTE = 1.25  # rounding errors of weights that a larger shift may cost, as a factor
 DASH_SYN = 1  # halves a current each step, the shortest there is: 0 would lose it
