@@ -120,10 +120,10 @@ def test_a_drive_is_sent_to_within_half_an_event() -> None:
     assert events.min() >= 0
     assert (events[0, :, -1] == planned.events).all()
     assert not events[1:, :, -1].any()
-    added = np.cumsum(events[:, :, :4] - events[:, :, 4:8], axis=0) * planned.event
-    assert np.abs(added - np.cumsum(current, axis=0)).max() <= planned.event / 2 + 1e-9
+    added = np.cumsum(events[:, :, :4] - events[:, :, 4:8], axis=0) * planned.units
+    assert np.abs(added - np.cumsum(current, axis=0)).max() <= planned.units.max() / 2 + 1e-9
     np.testing.assert_allclose(
-        added[-1] + owed * planned.event, current.sum(axis=0), rtol=0, atol=1e-9
+        added[-1] + owed * planned.units, current.sum(axis=0), rtol=0, atol=1e-9
     )
 
 
@@ -131,14 +131,26 @@ def test_a_drive_beyond_fifteen_events_is_refused_and_changes_nothing() -> None:
     with backends.get("xylo").compile(network(), batch_size=3) as session:
         before = session.run(drive())
         session.reset()
-        with pytest.raises(BackendError, match=r"reaches 9 in a step, .* 15 events of 0.5.*event="):
-            session.run(np.full((5, 3, 4), 9.0))
+        with pytest.raises(
+            BackendError, match=r"input 0 reaches 20 in a step, .* 15 events of 1: pass"
+        ):
+            session.run(np.full((5, 3, 4), 20.0))
         np.testing.assert_array_equal(session.run(drive()).potential, before.potential)
-    with backends.get("xylo").compile(network(), event=1.0) as session:
-        session.run(np.full((5, 1, 4), 9.0))
     for event in (0, -1.0, float("nan"), True, "1"):
         with pytest.raises(BackendError, match="event is"):
             backends.get("xylo").compile(network(), event=event)
+
+
+def test_a_larger_event_sends_larger_numbers() -> None:
+    net = SpikingNetwork((Dense(4.0 * np.eye(2), delay_steps=2), Dense(np.eye(2), spiking=False)))
+    assert plan(net).units.tolist() == [0.25, 0.25]  # the median weight of each column is 2
+    with (
+        backends.get("xylo").compile(net) as session,
+        pytest.raises(BackendError, match="15 events of 0.25"),
+    ):
+        session.run(np.full((5, 1, 2), 4.0))
+    with backends.get("xylo").compile(net, event=2.0) as session:
+        assert session.run(np.full((5, 1, 2), 4.0)).counts[0].sum() >= 8
 
 
 def test_where_signs_have_no_room_negative_currents_are_refused_and_spikes_are_not() -> None:
@@ -223,7 +235,7 @@ def test_a_read_out_that_leaves_its_range_is_an_error_not_a_number() -> None:
     many = Dense(np.full((24, 4), 40.0), v_threshold=1.0, delay_steps=2)
     net = SpikingNetwork((many, Dense(np.ones((1, 24)), spiking=False)))
     with (
-        backends.get("xylo").compile(net) as session,
+        backends.get("xylo").compile(net, event=100.0) as session,
         pytest.raises(BackendError, match="left the range of 16 bits"),
     ):
         session.run(np.ones((40, 1, 4)))

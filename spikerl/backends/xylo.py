@@ -51,8 +51,8 @@ class XyloBackend:
     ) -> Session:
         """One core per row; nothing here is random.
 
-        event: what one event of an input channel stands for, 0.5 of the drive's unit. A drive is
-               sent to within half an event, and may be as large as 15 of them.
+        event: thresholds by which one event of an input may move the median neuron, 0.5. Smaller
+               ones send numbers more finely, larger ones larger numbers: 15 events per step.
         """
         require_runnable(self, network, batch_size)
         refuse_options(self.name, options, ("event",))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikerl.backends.xylo_core import HIGHEST, LOWEST, MAX_INPUT_EVENTS, IntArray
-from spikerl.backends.xylo_plan import LIFT, Plan
+from spikerl.backends.xylo_plan import EVENT, LIFT, Plan
 from spikerl.errors import BackendError
 from spikerl.network import FloatArray
 
@@ -27,12 +27,12 @@ def sent(
     """
     n = drive.shape[2]
     due = np.add.accumulate(drive, axis=0)
-    due /= plan.event
+    due /= plan.units
     due += owed + 0.5
     whole = np.floor(due).astype(np.int64)
     left = due[-1] - whole[-1] - 0.5
     whole[1:] -= whole[:-1].copy()
-    _check_range(plan, n, int(whole.min()), int(whole.max()))
+    _check_range(plan, whole)
     events = np.zeros((*drive.shape[:2], plan.core.n_in), dtype=np.int64)
     np.maximum(whole, 0, out=events[:, :, :n])
     if plan.signed:
@@ -42,19 +42,20 @@ def sent(
     return events, left
 
 
-def _check_range(plan: Plan, n_in: int, low: int, high: int) -> None:
-    largest = max(-low, high)
-    if largest > MAX_INPUT_EVENTS:
+def _check_range(plan: Plan, whole: IntArray) -> None:
+    low, high = int(whole.min()), int(whole.max())
+    if max(-low, high) > MAX_INPUT_EVENTS:
+        found = np.abs(whole).max(axis=(0, 1))
+        i = int(found.argmax())
         raise BackendError(
-            f"the drive reaches {largest * plan.event:g} in a step, an input channel sends at most "
-            f"{MAX_INPUT_EVENTS} events of {plan.event:g}: pass "
-            f"event={largest * plan.event / MAX_INPUT_EVENTS:.2g} or more, or normalise the "
-            "observations"
+            f"input {i} reaches {found[i] * plan.units[i]:.3g} in a step, its channel sends at "
+            f"most {MAX_INPUT_EVENTS} events of {plan.units[i]:.3g}: pass a larger event= (it is "
+            f"{EVENT} unless given), or normalise the observations"
         )
     if low < 0 and not plan.signed:
         raise BackendError(
             f"the drive is negative, and {plan.chip.name} has no room for a second channel for "
-            f"each of {n_in} inputs: use an encoder that sends spikes, such as "
+            f"each of {len(plan.units)} inputs: use an encoder that sends spikes, such as "
             "convert(..., encoder='equidistant'), or fewer observations"
         )
 

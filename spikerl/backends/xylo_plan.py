@@ -8,8 +8,9 @@ leak of one unit per step and the rounding of halved currents matter.
 
 - A weight has 8 bits. Hidden neurons have two synapses, which share a weight: 9 bits. A read-out is
   two outputs where there is room, the second for what rounding took from the weights of the first.
-- A number of the drive is sent as events of `event` each, at most 15 per step, that add up to it;
-  with a channel for each sign where there is room.
+- A number of the drive is sent as events, at most 15 per step, that add up to it; with a channel
+  for each sign where there is room. One event moves half of the neurons by no more than `event`
+  thresholds, so that small numbers behind large weights are as fine as others.
 - A reset leaves membranes at zero. Events of one more channel, sent with the first step, bring
   hidden neurons to v_init; outputs that fire hear of theirs from a hidden neuron it makes fire.
 - A read-out gains LIFT per step, so that its membrane stays above zero, and fires at 2 LIFT, so
@@ -37,10 +38,10 @@ from spikerl.backends.xylo_core import (
 )
 from spikerl.network import Dense, FloatArray, Layer, SpikingNetwork
 
-THRESHOLD = 8191  # largest threshold of a neuron: membranes have room for four of them
+THRESHOLD = 2**14  # largest threshold: membranes end below two of them, so one spike per step
 BOTH = 2 * MAX_WEIGHT  # largest weight of two synapses together
 LIFT = 2**13 - 1  # what a read-out gains per step, and more than its inputs may add or take
-EVENT = 0.5  # what one event of an input channel stands for
+EVENT = 0.5  # thresholds by which one event of an input may move the median neuron
 WASTE = 1.25  # rounding errors of weights that a larger shift may cost, as a factor
 DASH_SYN = 1  # halves a current each step, the shortest there is: 0 would lose it
 DELAY = 2  # steps until a spike is heard, on average: half of it after 1, a quarter after 2, ...
@@ -76,7 +77,7 @@ class Plan:
                neuron, of which a read-out may have two for each of its own.
     signed:    whether every input has a channel for each sign.
     events:    of the channel for v_init, sent with the first step; 0 where there is none.
-    event:     what one event of an input stands for.
+    units:     [n_in], what one event of an input stands for; powers of two up to 1.
     resources: what it takes of the chip.  problems: why the chip cannot hold it, if it cannot.
     """
 
@@ -87,7 +88,7 @@ class Plan:
     scales: tuple[FloatArray, ...]
     signed: bool
     events: int
-    event: float
+    units: FloatArray
     resources: Resources
     problems: tuple[str, ...]
 
@@ -111,14 +112,15 @@ def problems(network: SpikingNetwork, chip: Chip, capabilities: Capabilities) ->
 def plan(network: SpikingNetwork, chip: Chip = AUDIO_2, event: float = EVENT) -> Plan:
     """Scales, shifts and whole numbers of a network with two or more Dense layers.
 
-    event: what one event of an input channel stands for, > 0.
+    event: thresholds by which one event of an input may move the median neuron, > 0.
     """
     *before, last = (layer for layer in network.layers if isinstance(layer, Dense))
     starter = last.spiking and bool(last.v_init.any())  # one more hidden neuron
     extra = int(starter or any(layer.v_init.any() for layer in before))
     signed = 2 * network.n_in + extra <= chip.inputs
 
-    first = before[0].weight * event
+    units = _units(before[0], event)
+    first = before[0].weight * units
     shift_in = _shift([(before[0], first)], BOTH)
     shift_rec = _shift(
         [(layer, w) for k, layer in enumerate(before) for w in _heard(layer, k)], BOTH
@@ -172,7 +174,7 @@ def plan(network: SpikingNetwork, chip: Chip = AUDIO_2, event: float = EVENT) ->
     resources = used(core, chip, [(what, channels), ("for v_init", extra)])
     made = Plan(
         *(chip, core, network, places, (*scales, out.scale)),
-        *(signed, events, event, resources, ()),
+        *(signed, events, units, resources, ()),
     )
     made = replace(made, effective=_effective(network, made))
     return replace(made, problems=(*resources.problems, *_lost(network, made)))
@@ -221,6 +223,16 @@ def _outputs(last: Dense, twice: bool) -> _Outputs:
         threshold=_zeros(len(scale)) + 2 * LIFT,
         bias=np.concatenate([part[2] for part in parts]) + LIFT,
     )
+
+
+def _units(layer: Dense, event: float) -> FloatArray:
+    """What one event of each input stands for: [n_in]; so that spikes are whole events, 1 / 2^k."""
+    threshold = np.broadcast_to(layer.v_threshold, layer.n_out)[:, None]
+    usual = np.median(np.abs(layer.weight / threshold), axis=0)
+    with np.errstate(divide="ignore"):  # an input that few hear
+        exact = np.minimum(event / usual, 1.0)
+    units: FloatArray = 2.0 ** np.floor(np.log2(exact))
+    return units
 
 
 def _heard(layer: Dense, k: int) -> list[FloatArray]:
@@ -305,7 +317,7 @@ def _effective(network: SpikingNetwork, made: Plan) -> SpikingNetwork:
                     fields["v_init"] = core.weights_out[-1] << core.shift_out
         fields = {name: (value.T / scale).T for name, value in fields.items()}
         if k == 0:
-            fields["weight"] = fields["weight"] / made.event
+            fields["weight"] = fields["weight"] / made.units
         if k == len(made.hidden) and len(scale) > layer.n_out:  # two outputs for each read-out
             fields = {
                 name: value.reshape(2, layer.n_out, *value.shape[1:]).sum(axis=0)
@@ -327,7 +339,8 @@ def _lost(network: SpikingNetwork, made: Plan) -> list[str]:
         silent = np.flatnonzero((wanted > 0) & (got == 0))
         shifts = made.core.shift_in, made.core.shift_rec, made.core.shift_out
         shift = shifts[0 if k == 0 else 2 if k == len(made.hidden) else 1]
-        step = 2.0**shift / made.scales[k][: len(wanted)] / (made.event if k == 0 else 1.0)
+        unit = made.units.min() if k == 0 else 1.0
+        step = 2.0**shift / made.scales[k][: len(wanted)] / unit
         if len(silent):
             j = int(silent[0])
             found.append(
