@@ -60,7 +60,7 @@ def capabilities_of(chip: Chip) -> Capabilities:
         max_delay_steps=DELAY,
         records=frozenset({"counts", "potential", "potentials"}),
         batching="loop",
-        weight_bits=9,  # of two synapses together
+        weight_bits=8,  # 9 of two synapses, less what inputs with events of unlike sizes lose
         weight_steps="neuron",
         limits={"inputs": chip.inputs, "neurons": chip.hidden + chip.outputs},
     )
