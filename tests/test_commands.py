@@ -81,6 +81,14 @@ def test_evaluate_shows_both_policies_on_the_same_seeds() -> None:
     assert re.search(r"^synaptic operations per decision: [1-9][\d,]*$", done.stdout, re.M)
 
 
+def test_evaluate_converts_for_a_back_end_that_refuses_the_usual_network() -> None:
+    pytest.importorskip("xylosim", reason="xylosim is not installed")
+    done = run("evaluate", AGENT, "--episodes", 1, "-T", 24, "--backend", "xylo")
+    assert done.returncode == 0, done.stderr
+    assert "spiking (xylo, T=24)" in done.stdout
+    assert "agreement on the states visited" in done.stdout
+
+
 def test_evaluate_prints_one_json_document(tmp_path: Path) -> None:
     done = run("evaluate", AGENT, "--episodes", 2, "--seed", 5, "--backend", "torch", "--json")
     assert done.returncode == 0, done.stderr

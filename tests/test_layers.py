@@ -106,6 +106,19 @@ ARROWS: dict[str, set[str]] = {
     "nir.reading": {"errors", "network", "nir.chain", "nir.numbers", "nir.stacking"},
     "nir.writing": {"agent", "errors", "network", "nir.numbers"},
     "nir": {"nir.reading", "nir.writing"},
+    "backends.xylo_core": set(),
+    "backends.xylo_chip": {"backends.xylo_core"},
+    "backends.xylo_plan": {"backends.base", "backends.xylo_chip", "backends.xylo_core", "network"},
+    "backends.xylo_host": {"backends.xylo_core", "backends.xylo_plan", "errors", "network"},
+    "backends.xylo_dry_run": {
+        *("backends.xylo_chip", "backends.xylo_core", "backends.xylo_host", "backends.xylo_plan"),
+        *("errors", "network", "reference", "statistics"),
+    },
+    "backends.xylo_board": {"backends.xylo_chip", "backends.xylo_plan", "errors", "network"},
+    "backends.xylo": {
+        *("backends.base", "backends.xylo_chip", "backends.xylo_core", "backends.xylo_dry_run"),
+        *("backends.xylo_host", "backends.xylo_plan", "errors", "network"),
+    },
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -149,6 +162,8 @@ SIMULATORS = (
     "nirtorch",
     "lava",
     "rockpool",
+    "samna",
+    "xylosim",
 )
 
 

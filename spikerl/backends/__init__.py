@@ -82,6 +82,8 @@ TABLE = {
         missing="spikerl.backends.spinnaker_config:missing",
     ),
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
+    "xylo": Known("spikerl.backends.xylo:XyloBackend", ("xylosim",), "xylo"),
+    "xylo:audio3": Known("spikerl.backends.xylo:XyloAudio3Backend", ("xylosim",), "xylo"),
 }
 
 

@@ -46,6 +46,8 @@ class Capabilities:
     keeps_state:   run(a); run(b) equals run(a then b).
     partial_reset: reset(rows) leaves the other rows alone.
     weight_bits:   None for floating point.
+    weight_steps:  "layer" where a whole layer's weights are multiples of one step, which is what a
+                   conversion can round to beforehand; "neuron" where each neuron has a step.
     limits:        largest sizes, by name: "neurons_per_layer", "neurons", "fan_in", "inputs".
     max_sessions:  1 where the simulator is global.
     hardware:      True where a board decides.
@@ -72,6 +74,7 @@ class Capabilities:
     keeps_state: bool = True
     partial_reset: bool = True
     weight_bits: int | None = None
+    weight_steps: Literal["layer", "neuron"] = "layer"
     limits: Mapping[str, int] = field(default_factory=dict)
     max_sessions: int | None = None
     hardware: bool = False
@@ -82,11 +85,12 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
 
     Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
     first_reset is among them where the first layer has a choice that the others have not.
+    Weights are rounded beforehand only where the target's own rounding would be as coarse.
     """
     found: dict[str, Any] = {
         "reset": "subtract" if "subtract" in capabilities.resets else "zero",
         "delay_steps": capabilities.min_delay_steps,
-        "weight_bits": capabilities.weight_bits,
+        "weight_bits": capabilities.weight_bits if capabilities.weight_steps == "layer" else None,
     }
     first = capabilities.first_resets or frozenset()
     if "subtract" in first - capabilities.resets:

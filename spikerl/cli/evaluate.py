@@ -45,7 +45,7 @@ def evaluate(
     from spikerl.conversion import convert as to_agent
     from spikerl.metrics import error_unit
 
-    backends.get(backend)  # refuse an unknown one before the work begins
+    where = backends.get(backend)  # refuse an unknown one before the work begins
     if agent is not None and vecnormalize is not None:
         raise SpikerlError("--vecnormalize is for converting; a saved --agent has its statistics")
     model, make_env, algorithm = origin(source, env)
@@ -56,13 +56,10 @@ def evaluate(
     else:
         with err.status("converting"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report repeats them, and they are printed below
-            spiking = to_agent(
-                source,
-                env=make_env,
-                sim_steps=sim_steps,
-                vecnormalize=vecnormalize,
-                seed=seed,
-            )
+            given: dict[str, Any] = {"sim_steps": sim_steps, "vecnormalize": vecnormalize}
+            spiking = to_agent(source, env=make_env, seed=seed, **given)
+            if where.problems(spiking.network):  # it may need delays, or a reset of its own
+                spiking = to_agent(source, env=make_env, seed=seed, target=backend, **given)
         assert spiking.report is not None  # convert() always measures
         for warning in spiking.report.warnings:
             note(warning)
