@@ -15,7 +15,7 @@ from spikerl.backends.loihi_chip import Chip, Emulator, built
 from spikerl.backends.loihi_plan import Plan, Resources
 from spikerl.errors import ShapeError
 from spikerl.network import FloatArray, Recording, SpikingNetwork
-from spikerl.reference import LayerState, initial_state, simulate
+from spikerl.reference import initial_state, simulate
 
 Spikes = NDArray[np.bool_]
 
@@ -31,21 +31,18 @@ class HostPart:
     def run(self, drive: FloatArray) -> Recording:
         """The first rows go on with a drive [T, B, n_in]."""
         rows = drive.shape[1]
-        part = [LayerState(c.v[:rows], c.sent[:, :rows], c.resting[:rows]) for c in self.state]
+        part = initial_state(self.network, rows)
+        for cell, before in zip(part, self.state, strict=True):
+            cell.copy_rows(slice(None), before, slice(rows))
         recording = simulate(self.network, drive, part)
         for cell, after in zip(self.state, part, strict=True):
-            cell.v[:rows], cell.sent[:, :rows], cell.resting[:rows] = (
-                after.v,
-                after.sent,
-                after.resting,
-            )
+            cell.copy_rows(slice(rows), after, slice(None))
         return recording
 
     def reset(self, rows: Any) -> None:
         """Put rows back to the start."""
         for cell, start in zip(self.state, self._start, strict=True):
-            cell.v[rows], cell.resting[rows] = start.v[rows], start.resting[rows]
-            cell.sent[:, rows] = start.sent[:, rows]
+            cell.copy_rows(rows, start, rows)
 
 
 class LoihiSession(Session):
