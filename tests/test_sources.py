@@ -194,7 +194,7 @@ class Mirror(VecEnvWrapper):
 def test_wrappers_of_a_vec_env_are_not_dropped() -> None:
     env = Mirror(VecFrameStack(make_vec_env("CartPole-v1", 2), 2))
     source = sb3.PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0, policy_kwargs=dict(RELU))
-    with pytest.raises(ConversionError, match="wrapped in Mirror, VecFrameStack, which cannot"):
+    with pytest.raises(ConversionError, match="wrapped in Mirror, which cannot"):
         spikerl.convert(source, n_calibration=FEW)
     spikerl.convert(source, env=env, n_calibration=FEW)
 

@@ -54,6 +54,7 @@ SPIKING = {
 }
 # What a checkpoint must be unpickled for; everything else that is pickled is left alone.
 _NEEDED = {"policy_class", "policy_kwargs", "observation_space", "action_space", "train_freq"}
+_STACK = "spikerl.conversion.frames.StackFrames"
 _HARMLESS: dict[str, Any] = {
     "learning_rate": 0.0,
     "clip_range": 0.2,
@@ -109,7 +110,7 @@ def load_checkpoint(path: str | Path, algo: str | None = None) -> Checkpoint:
         model=model,
         env_id=arguments.get("env") or _run_name(file.parent),
         env_kwargs={**_as_dict(config.get("env_kwargs")), **_as_dict(arguments.get("env_kwargs"))},
-        wrappers=_as_tuple(config.get("env_wrapper")),
+        wrappers=(*_as_tuple(config.get("env_wrapper")), *_frame_stack(config.get("frame_stack"))),
         vecnormalize=statistics,
         details={
             "file": file.name,
@@ -299,6 +300,11 @@ def _as_dict(setting: Any) -> dict[str, Any]:
         assert isinstance(tree, ast.Call)
         return {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords}
     return dict(setting or {})
+
+
+def _frame_stack(n_stack: Any) -> tuple[Any, ...]:
+    """rl-zoo's frame_stack as the wrapper that does the same to a single environment."""
+    return () if n_stack is None else ({_STACK: {"n_stack": n_stack}},)
 
 
 def _as_tuple(setting: Any) -> tuple[Any, ...]:

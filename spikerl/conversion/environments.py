@@ -1,6 +1,6 @@
 """Environments to watch a policy in: made from an id, today's version of an old one, or given.
 
-Imports gymnasium and SB3's vectorised environments.
+Imports gymnasium, frames and SB3's vectorised environments.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
     VecEnvWrapper,
+    VecFrameStack,
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
@@ -26,6 +27,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_wrapper,
 )
 
+from spikerl.conversion.frames import StackFrames
 from spikerl.errors import ConversionError, ConversionWarning
 
 
@@ -39,11 +41,9 @@ def todays_id(env_id: str) -> str:
         namespace, name, version = parse_env_id(env_id)
     except gym.error.Error as error:
         raise ConversionError(f"{env_id!r} is no environment id such as CartPole-v1") from error
-    versions = {
-        spec.version: spec.id
-        for spec in gym.registry.values()
-        if spec.namespace == namespace and spec.name == name
-    }
+    versions = _versions(namespace, name)
+    if not versions and _atari():
+        versions = _versions(namespace, name)
     if version in versions and _runs(versions[version]):
         return versions[version]
     newer = [v for v in versions if v is not None and _runs(versions[v])]
@@ -59,6 +59,23 @@ def todays_id(env_id: str) -> str:
         stacklevel=2,
     )
     return chosen
+
+
+def _versions(namespace: str | None, name: str) -> dict[int | None, str]:
+    return {
+        spec.version: spec.id
+        for spec in gym.registry.values()
+        if spec.namespace == namespace and spec.name == name
+    }
+
+
+def _atari() -> bool:
+    """Whether Atari's games could be registered; ale-py does it when it is imported."""
+    try:
+        gym.register_envs(import_module("ale_py"))
+    except ImportError:
+        return False
+    return True
 
 
 def _runs(env_id: str) -> bool:
@@ -131,9 +148,12 @@ def made_again(spec: Any, env: VecEnv | None) -> Callable[[], gym.Env[Any, Any]]
 
     Raises ConversionError for wrappers of env that cannot be put around the new one.
     """
-    lost = []
+    lost: list[str] = []
+    stacks: list[Callable[[Any], Any]] = []
     while isinstance(env, VecEnvWrapper):
-        if type(env) not in _NO_MATTER:
+        if type(env) is VecFrameStack:
+            stacks.insert(0, _frame_stack(env))
+        elif type(env) not in _NO_MATTER:
             lost.append(type(env).__name__)
         env = env.venv
     if lost:
@@ -144,14 +164,29 @@ def made_again(spec: Any, env: VecEnv | None) -> Callable[[], gym.Env[Any, Any]]
 
     def make() -> gym.Env[Any, Any]:
         try:
-            return gym.make(spec)
+            made = gym.make(spec)
         except ValueError as error:
             raise ConversionError(
                 f"the model's environment cannot be made a second time ({error}); pass env= or "
                 "observations="
             ) from error
+        for stack in stacks:
+            made = stack(made)
+        return made
 
     return make
+
+
+def _frame_stack(env: VecFrameStack) -> Callable[[Any], Any]:
+    """What puts the same frame stack around a single environment."""
+    stacked = env.stacked_obs
+
+    def order(one: Any) -> str:
+        return "first" if one.channels_first else "last"
+
+    parts = getattr(stacked, "sub_stacked_observations", None)  # of a Dict
+    orders = order(stacked) if parts is None else {key: order(one) for key, one in parts.items()}
+    return partial(StackFrames, n_stack=stacked.n_stack, channels_order=orders)
 
 
 def vectorised(env: Any, n_envs: int) -> tuple[VecEnv, bool]:
