@@ -40,6 +40,8 @@ TABLE = {
     "genn": Known(
         "spikerl.backends.genn:GennBackend",
         ("pygenn",),
+        unmet="spikerl.backends.genn_model:unmet",
+        missing="spikerl.backends.genn_model:missing",
         page="https://github.com/genn-team/genn#readme",
     ),
     "nest": Known("spikerl.backends.nest:NestBackend", ("nest", "threadpoolctl"), "nest"),

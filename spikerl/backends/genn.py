@@ -6,7 +6,6 @@ currents of the first layer are computed by the host; everything after it is GeN
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -70,31 +69,32 @@ class GennBackend:
 
 
 class GennSession(Session):
-    """A network in a GeNN model, and the state of every row here."""
+    """A network in a GeNN model, and what every row keeps from one run to the next.
+
+    A single row on the CPU is kept in GeNN's own memory; others are put there for their run.
+    """
 
     def __init__(self, network: SpikingNetwork, batch_size: int, device: str) -> None:
         plan = planned(network)
-        self._block = 1 if device == "cpu" else batch_size
         self._first = plan.first
         self._extra = plan.extra_steps
-        self._model = model = Model(plan, device, self._block)
-        self._start: list[NDArray[Any]] = []
-        self._state: list[NDArray[Any]] = []
+        self._model = model = Model(plan, device, 1 if device == "cpu" else batch_size)
+        self._block = 1 if device == "cpu" else batch_size
+        self._rows: list[tuple[NDArray[Any], NDArray[Any]]] = []  # start [n], now [batch_size, n]
+        self._moved: list[tuple[int, str, NDArray[Any], NDArray[Any]]] = []  # ... and the view
         self._v: list[FloatArray] = []
-        self._mine: list[tuple[int, str, NDArray[Any], NDArray[Any]]] = []
         for k, (values, views) in enumerate(zip(plan.values, model.view, strict=True)):
-            for name in KEPT:
-                if name in views:
-                    state = np.tile(values[name], (batch_size, 1))
-                    self._start.append(values[name])
-                    self._state.append(state)
-                    self._mine.append((k, name, state, views[name]))
-                    if name == "V":
-                        self._v.append(state)
+            for name in (name for name in KEPT if name in views):
+                row = views[name]
+                if device != "cpu" or batch_size > 1:
+                    row = np.tile(values[name], (batch_size, 1))
+                    self._moved.append((k, name, row, views[name]))
+                self._rows.append((values[name], row))
+                if name == "V":
+                    self._v.append(row)
         self._fired = [(k, v["fired"]) for k, v in enumerate(model.view) if "fired" in v]
         self._counts = [(k, v["count"]) for k, v in enumerate(model.view) if "count" in v]
         self._current = model.view[0]["current"]
-        self._whole = True
         super().__init__(GennBackend.name, network, batch_size)
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
@@ -108,37 +108,36 @@ class GennSession(Session):
         for first in range(0, rows, self._block):
             last = min(first + self._block, rows)
             self._write(first, last)
-            self._simulate(currents[:, first:last], steps, spikes, slice(first, last))
+            try:
+                self._simulate(currents[:, first:last], steps, spikes, slice(first, last))
+            except BaseException:  # interrupted: what is on the synapses must not reach anyone
+                self._model.stand_still()
+                raise
             self._read(first, last, counts)
         return Recording(
-            counts=tuple(counts),
-            potentials=tuple([v[:rows].copy() for v in self._v]),
-            sim_steps=steps,
-            spikes=None if spikes is None else tuple(spikes),
+            tuple(counts),
+            tuple([v[:rows].copy() for v in self._v]),
+            steps,
+            None if spikes is None else tuple(spikes),
         )
 
     def _write(self, first: int, last: int) -> None:
         """Put rows into the model, with nothing counted yet."""
-        model = self._model
-        if not self._whole:  # the run before was interrupted
-            model.stand_still()
-        self._whole = False
-        for k, name, state, view in self._mine:
-            view[: last - first] = state[first:last]
-            model.push(k, name)
+        for k, name, row, view in self._moved:
+            view[: last - first] = row[first:last]
+            self._model.push(k, name)
         for k, view in self._counts:
             view.fill(0)
-            model.push(k, "count")
+            self._model.push(k, "count")
 
     def _read(self, first: int, last: int, counts: list[NDArray[np.int64]]) -> None:
         """Take rows out of the model."""
-        for k, name, state, view in self._mine:
+        for k, name, row, view in self._moved:
             self._model.pull(k, name)
-            state[first:last] = view[: last - first]
+            row[first:last] = view[: last - first]
         for found, (k, view) in zip(counts, self._counts, strict=True):
             self._model.pull(k, "count")
             found[first:last] = view[: last - first]
-        self._whole = True
 
     def _simulate(
         self,
@@ -147,32 +146,31 @@ class GennSession(Session):
         spikes: list[NDArray[np.bool_]] | None,
         rows: slice,
     ) -> None:
-        model, step, here = self._model, self._model.step, self._current[: currents.shape[1]]
+        model, here = self._model, self._current[: currents.shape[1]]
         model.begin(steps)
         here[...] = currents[0]
         model.push(0, "current")
         if spikes is None and len(currents) == 1:
-            for _ in repeat(None, steps + self._extra):
-                step()
+            model.take(steps + self._extra)
             return
         for t in range(steps + self._extra):
             if 0 < t < len(currents):
                 here[...] = currents[t]
                 model.push(0, "current")
-            step()
+            model.take(1)
             if spikes is None:
                 continue
             for found, (k, view) in zip(spikes, self._fired, strict=True):
                 if 0 <= t - k < steps:  # layer k is k steps late
                     model.pull(k, "fired")
-                    found[t - k, rows] = view[: here.shape[0]]
+                    found[t - k, rows] = view[: len(here)]
 
     def simulate_alone(self, steps: int) -> None:
-        """Let GeNN take the steps of a decision and nothing else: none can be faster."""
+        """Let GeNN take the steps of a decision of all rows and nothing else."""
         self._check_open()
-        self._model.begin(steps)
-        for _ in repeat(None, steps + self._extra):
-            self._model.step()
+        for _ in range(0, self.batch_size, self._block):
+            self._model.begin(steps)
+            self._model.take(steps + self._extra)
 
     def _currents(self, drive: FloatArray) -> FloatArray:
         """W x + b of the first layer of neurons for every step of the drive: [T, B, n]."""
@@ -187,9 +185,9 @@ class GennSession(Session):
 
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         chosen: Any = slice(None) if rows is None else rows
-        for state, start in zip(self._state, self._start, strict=True):
-            state[chosen] = start
+        for start, now in self._rows:
+            now[chosen] = start
 
     def _close(self) -> None:
-        self._mine, self._fired, self._counts = [], [], []
+        self._rows, self._moved, self._v, self._fired, self._counts = [], [], [], [], []
         self._model.close()

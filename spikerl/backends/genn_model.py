@@ -13,8 +13,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import repeat, starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,7 @@ INSTALL_PAGE = "https://github.com/genn-team/genn#readme"
 DEVICES = {"cpu": "single_threaded_cpu", "cuda": "cuda"}
 NAME = "spikerl"
 LIBRARY = "librunner.so"
-# GeNN's own choices are no optimisation, or -ffast-math, with which x + y - y may not be x.
-FLAGS = "-O3"
+FLAGS = "-O2"  # GeNN's own choices are no optimisation at all, or -ffast-math, which rounds anew
 
 
 class Model:
@@ -55,7 +57,7 @@ class Model:
         self._steps = 0
         self._on_device = device != "cpu"
         # the same step without the wrapper around it, which takes half as long again
-        self.step = getattr(getattr(model, "_runtime", None), "step_time", model.step_time)
+        self._step = getattr(getattr(model, "_runtime", None), "step_time", model.step_time)
         self.view: list[dict[str, NDArray[Any]]] = [
             {name: group.vars[name].view.reshape(block, -1) for name, _ in population.states}
             for group, population in zip(self._groups, plan.code.populations, strict=True)
@@ -69,10 +71,14 @@ class Model:
             self._steps = steps
         self._model.timestep = 0
 
+    def take(self, steps: int) -> None:
+        """Let GeNN take this many steps."""
+        deque(starmap(self._step, repeat((), steps)), maxlen=0)  # a loop without byte code
+
     def stand_still(self) -> None:
         """One step of GeNN in which no layer moves: what is on the synapses arrives unheard."""
         self.begin(0)
-        self.step()
+        self.take(1)
 
     def push(self, k: int, name: str) -> None:
         """Copy a view to the device, where that has memory of its own."""
@@ -88,7 +94,7 @@ class Model:
         """Free GeNN's memory; the views must not be used any more."""
         self.view = []
         self._groups = []
-        del self.step
+        del self._step
         self._model.unload()
 
 
@@ -99,6 +105,23 @@ def imported() -> Any:
     except ImportError as error:
         raise BackendError(f"PyGeNN cannot be imported ({error}); see {INSTALL_PAGE}") from error
     return pygenn
+
+
+def unmet() -> tuple[str, str] | None:
+    """What is wrong with the PyGeNN that is installed, and what to do; None if nothing."""
+    found = version("pygenn")
+    if int(found.split(".")[0]) == 5:
+        return None
+    return f"needs PyGeNN 5, found {found}", f"how to install it: {INSTALL_PAGE}"
+
+
+def missing() -> str:
+    """What this machine lacks to compile a network; "" if nothing."""
+    tools = ("make", _compiler().split()[0])
+    lacking = [tool for tool in tools if shutil.which(tool) is None]
+    if not lacking:
+        return ""
+    return f"{' and '.join(lacking)} not found: PyGeNN compiles each new shape of a network"
 
 
 def cache_directory() -> Path:
@@ -162,10 +185,10 @@ def _pulse(pygenn: Any, event: str) -> Any:
 
 
 def _key(pygenn: Any, code: Code, device: str, block: int) -> str:
-    """A name for all that the compiled code depends on, the machine included."""
+    """A name for all that the compiled code depends on, this file and the machine included."""
     made_of = (
         *(pygenn.__version__, platform.node(), platform.machine(), _compiler()),
-        *(code, device, block),
+        *(Path(__file__).read_bytes(), code, device, block),
     )
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
 
@@ -190,7 +213,12 @@ def _build(model: Any, key: str) -> None:
             with _compiling():
                 model.build(place)
             _keep(library, kept)
-        model.load()
+        try:
+            model.load()
+        except RuntimeError as error:
+            raise BackendError(
+                f"GeNN cannot load what was compiled before: {error}; delete {kept}"
+            ) from error
 
 
 @contextmanager
@@ -203,9 +231,8 @@ def _compiling() -> Iterator[None]:
         yield
     except (OSError, subprocess.CalledProcessError) as error:
         raise BackendError(
-            f"the code that GeNN made could not be compiled ({error}): PyGeNN needs make and a C++ "
-            f"compiler where it runs, and found make at {shutil.which('make')} and "
-            f"{_compiler().split()[0]} at {shutil.which(_compiler().split()[0])}"
+            f"the code that GeNN made could not be compiled: {missing() or error}; install make "
+            "and a C++ compiler, and name the compiler in CXX if it is not g++"
         ) from error
     finally:
         for name, value in before.items():
