@@ -143,6 +143,21 @@ def test_the_longest_delay_is_exact_and_a_longer_one_refused() -> None:
         OnHost().compile(longer)
 
 
+@pytest.mark.parametrize("delay", [0, 2])
+def test_what_the_last_layer_says_to_itself_reaches_no_other_row_or_decision(delay: int) -> None:
+    loops = {"recurrent": [[0.0, 1.0], [1.0, 0.0]], "delay_steps": delay}
+    alone = SpikingNetwork((Dense(np.eye(2), **loops),))
+    behind = SpikingNetwork((Dense(np.eye(2)), Dense(np.eye(2), **loops)))
+    drive = np.array([[[1.0, 0.0], [0.0, 0.0]]] * 3)  # the first row fires at the last step too
+    for network in (alone, behind):
+        with OnHost().compile(network, batch_size=2) as session:
+            for _ in range(2):
+                got, want = session.run(drive), simulate(network, drive)
+                assert np.array_equal(got.counts[-1], want.counts[-1])
+                assert np.array_equal(got.potential, want.potential)
+                session.reset()
+
+
 class Interrupted:
     """GeNN's step, until someone presses Ctrl-C after so many of them."""
 

@@ -100,8 +100,8 @@ class GennSession(Session):
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
         steps, rows, _ = drive.shape
         constant = drive.strides[0] == 0
-        currents = self._currents(drive[:1] if constant else drive)
-        counts = [np.empty((rows, view.shape[1]), np.int64) for _, view in self._counts]
+        currents = self._currents(drive[0])[None] if constant else self._all_currents(drive)
+        counts = []
         spikes = None
         if record_spikes:
             spikes = [np.empty((steps, rows, view.shape[1]), np.bool_) for _, view in self._fired]
@@ -113,9 +113,11 @@ class GennSession(Session):
             except BaseException:  # interrupted: what is on the synapses must not reach anyone
                 self._model.stand_still()
                 raise
-            self._read(first, last, counts)
+            counts.append(self._read(first, last))
         return Recording(
-            tuple(counts),
+            tuple(
+                counts[0] if len(counts) == 1 else map(np.concatenate, zip(*counts, strict=True))
+            ),
             tuple([v[:rows].copy() for v in self._v]),
             steps,
             None if spikes is None else tuple(spikes),
@@ -130,14 +132,14 @@ class GennSession(Session):
             view.fill(0)
             self._model.push(k, "count")
 
-    def _read(self, first: int, last: int, counts: list[NDArray[np.int64]]) -> None:
-        """Take rows out of the model."""
+    def _read(self, first: int, last: int) -> list[NDArray[np.int64]]:
+        """Take rows out of the model; returns their spike counts, [rows, n] per layer."""
         for k, name, row, view in self._moved:
             self._model.pull(k, name)
             row[first:last] = view[: last - first]
-        for found, (k, view) in zip(counts, self._counts, strict=True):
+        for k, _ in self._counts:
             self._model.pull(k, "count")
-            found[first:last] = view[: last - first]
+        return [view[: last - first].astype(np.int64) for _, view in self._counts]
 
     def _simulate(
         self,
@@ -172,16 +174,18 @@ class GennSession(Session):
             self._model.begin(steps)
             self._model.take(steps + self._extra)
 
-    def _currents(self, drive: FloatArray) -> FloatArray:
-        """W x + b of the first layer of neurons for every step of the drive: [T, B, n]."""
-        steps, rows, n_in = drive.shape
-        if steps > 1 and not all(isinstance(layer, (Dense, Flatten)) for layer in self._first):
-            # unfolding the maps of all steps at once would take more memory than the network
-            return np.concatenate([self._currents(drive[t : t + 1]) for t in range(steps)])
-        x = drive.reshape(steps * rows, n_in)
+    def _currents(self, x: FloatArray) -> FloatArray:
+        """W x + b of the first layer of neurons for rows x [B, n_in]: [B, n]."""
         for layer in self._first:
             x = layer.apply(x)
-        return x.reshape(steps, rows, -1)
+        return x
+
+    def _all_currents(self, drive: FloatArray) -> FloatArray:
+        """The same for every step of the drive: [T, B, n]."""
+        if not all(isinstance(layer, (Dense, Flatten)) for layer in self._first):
+            # unfolding the maps of all steps at once would take more memory than the network
+            return np.stack([self._currents(x) for x in drive])
+        return self._currents(drive.reshape(-1, drive.shape[2])).reshape(*drive.shape[:2], -1)
 
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         chosen: Any = slice(None) if rows is None else rows
