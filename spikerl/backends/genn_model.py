@@ -224,9 +224,9 @@ def _build(model: Any, key: str) -> None:
 @contextmanager
 def _compiling() -> Iterator[None]:
     """make with our compiler flags and without a word; raises BackendError where it fails."""
-    before = {name: os.environ.get(name) for name in ("CXX", "MAKEFLAGS")}
+    before = {name: os.environ.get(name) for name in ("CXX", "GNUMAKEFLAGS")}
     os.environ["CXX"] = _compiler()
-    os.environ["MAKEFLAGS"] = f"{before['MAKEFLAGS'] or ''} -s".strip()
+    os.environ["GNUMAKEFLAGS"] = f"{before['GNUMAKEFLAGS'] or ''} -s"
     try:
         yield
     except (OSError, subprocess.CalledProcessError) as error:
