@@ -193,5 +193,7 @@ class GennSession(Session):
             now[chosen] = start
 
     def _close(self) -> None:
+        # every view into GeNN's memory, before that is freed
         self._rows, self._moved, self._v, self._fired, self._counts = [], [], [], [], []
+        del self._current
         self._model.close()
