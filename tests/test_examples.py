@@ -9,7 +9,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 ARGUMENTS = {"keras_to_loihi": ["--quick"]}
-NEEDS = {"keras_to_loihi": ("sklearn", "nengo_loihi", "matplotlib")}  # beyond spikerl[dev]
+NEEDS = {"digits_in_genn": ("sklearn",), "keras_to_loihi": ("sklearn", "nengo_loihi", "matplotlib")}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])

@@ -20,6 +20,7 @@ from spikerl.errors import BackendError
 class Known:
     """Where a back end lives, the modules it needs, and the extra that installs them.
 
+    page:  in place of an extra, where to read how to install what no package index has.
     unmet: "module:function" that is asked once the modules are there, and returns None or what is
            still wrong and what to do, (reason, remedy).
     missing: "module:function" that says what a machine lacks besides, such as a board; "" if
@@ -31,10 +32,18 @@ class Known:
     extra: str | None = None
     unmet: str | None = None
     missing: str | None = None
+    page: str | None = None
 
 
 TABLE = {
     "cpu": Known("spikerl.backends.cpu:CpuBackend", ("numba",)),
+    "genn": Known(
+        "spikerl.backends.genn:GennBackend",
+        ("pygenn",),
+        unmet="spikerl.backends.genn_model:unmet",
+        missing="spikerl.backends.genn_model:missing",
+        page="https://github.com/genn-team/genn#readme",
+    ),
     "loihi": Known(
         "spikerl.backends.loihi:BoardBackend",
         ("nengo", "nengo_loihi"),
@@ -163,9 +172,10 @@ def _installed(name: str, known: Known) -> BackendState:
         wrong = _unmet(known.unmet)
         return BackendState(name, True) if wrong is None else BackendState(name, False, *wrong)
     target = f"'spikerl[{known.extra}]'" if known.extra else "--force-reinstall spikerl"
-    return BackendState(
-        name, False, f"needs {', '.join(missing)}", f"install it: pip install {target}"
-    )
+    how = f"install it: pip install {target}"
+    if known.page:
+        how = f"no package index has it; how to install it: {known.page}"
+    return BackendState(name, False, f"needs {', '.join(missing)}", how)
 
 
 def _unmet(target: str | None) -> tuple[str, str] | None:
