@@ -29,6 +29,7 @@ from spikerl.conversion.tracing import Named, Tracing
 from spikerl.decoding import Binary, Categorical, Gaussian, Head
 from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
+from spikerl.nn.population import PopulationReadout
 from spikerl.policies.actor_critic import SpikingExtractor
 from spikerl.policies.continuous import SpreadBeside
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
@@ -118,7 +119,8 @@ def _stack(
     layers = _layers(chain, space)
     if output is not None:
         return PlainStack(layers, head, (output,))
-    last = [part for _, module in chain for part in module.modules() if type(part) is nn.Linear][-1]
+    parts = [part for _, module in chain for part in module.modules()]
+    last = [part for part in parts if type(part) in (nn.Linear, PopulationReadout)][-1]
     return PlainStack(layers, head, (last,))
 
 

@@ -13,6 +13,7 @@ from spikerl.errors import SpikerlError, listed
 from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
+from spikerl.nn.normalisation import BatchNorm
 from spikerl.nn.surrogates import Surrogate
 
 
@@ -24,6 +25,7 @@ class SpikingLayer(nn.Module):
 
     synapses: nn.Linear or nn.Conv2d.
     neuron:   what fires behind it.
+    norm:     of the current, between the two; None where there is none (see normalise()).
     shape:    of one row of input, (n,) or (channels, height, width).
     """
 
@@ -38,6 +40,7 @@ class SpikingLayer(nn.Module):
         self.synapses = synapses
         self.neuron = neuron
         self.surrogate = Surrogate(neuron.surrogate, neuron.slope)
+        self.norm: BatchNorm | None = None
         self.shape = shape
         self.shape_out = _shape_out(synapses, shape)
         n = prod(self.shape_out)
@@ -100,15 +103,28 @@ class SpikingLayer(nn.Module):
         del self.v_init
         self.v_init = nn.Parameter(start)
 
+    def normalise(self, kind: type[BatchNorm]) -> None:
+        """Normalise the current of these neurons; only behind a linear map."""
+        if not isinstance(self.synapses, nn.Linear):
+            raise SpikerlError("only linear layers can be normalised, found a convolution")
+        self.norm = kind(self.n_out, float(self.neuron.v_threshold))
+
     def decay(self) -> Tensor:
         """[n_out], by gradient to the learned one."""
         if self.neuron.kind == "PLIF":
             return torch.sigmoid(self.decay_logit).expand(self.n_out).contiguous()
         return self.fixed_decay
 
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as the target holds them: rounded, if the neuron says so."""
+    def weights(
+        self, moments: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as the target holds them: normalisation folded in, rounded if wanted.
+
+        moments: to normalise by, instead of the kept ones.
+        """
         weight, bias = self.synapses.weight, self.synapses.bias
+        if self.norm is not None:
+            weight, bias = self.norm.folded(weight, bias, moments)
         if self.neuron.weight_bits is None:
             return weight, bias
         largest = weight.detach().abs().max()
@@ -136,7 +152,15 @@ class SpikingLayer(nn.Module):
 
     def current(self, x: Tensor) -> Tensor:
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""
-        weight, bias = self.weights()
+        moments = None
+        if self.norm is not None and self.norm.measuring:
+            synapses = self.synapses
+            plain = nn.functional.linear(x, synapses.weight.to(x.dtype), synapses.bias)
+            moments = self.norm.moments(plain)
+            if self.neuron.weight_bits is None:
+                factor, offset = self.norm.scaled(moments)
+                return plain * factor + offset
+        weight, bias = self.weights(moments)
         weight = weight.to(x.dtype)
         bias = None if bias is None else bias.to(x.dtype)
         if isinstance(self.synapses, nn.Linear):

@@ -13,6 +13,8 @@ from spikerl.layers import Layer
 from spikerl.nn import kernels
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
+from spikerl.nn.normalisation import BatchNorm
+from spikerl.nn.population import PopulationEncoder
 
 
 class SpikingStack(nn.Module):
@@ -23,10 +25,16 @@ class SpikingStack(nn.Module):
     differentiable call in the precision of the parameters; in evaluation mode without gradients
     (predict(), rollouts) decisions are made in float64, as the deployed network makes them.
 
+    encoder: turns the rows into what the first layer hears; None for the rows themselves.
     exact: False makes the second kind of decision as the first, faster for large batches.
     """
 
-    def __init__(self, layers: Sequence[SpikingLayer], sim_steps: int) -> None:
+    def __init__(
+        self,
+        layers: Sequence[SpikingLayer],
+        sim_steps: int,
+        encoder: PopulationEncoder | None = None,
+    ) -> None:
         super().__init__()
         if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
             raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
@@ -36,6 +44,7 @@ class SpikingStack(nn.Module):
                 f"spikes take {under_way} steps through {len(layers)} layers with delays: none "
                 f"arrives within sim_steps={sim_steps}"
             )
+        self.encoder = encoder
         self.layers = nn.ModuleList(layers)
         self.sim_steps = sim_steps
         self.exact = True
@@ -50,7 +59,9 @@ class SpikingStack(nn.Module):
         """Spikes per step [B, n_out] for rows [B, n_in]; self.rates holds those of every layer."""
         if self.exact and not self.training and not torch.is_grad_enabled():
             return self.decide(x)
-        x, late = x.flatten(1)[None], 0
+        x = x.flatten(1)
+        x = x[None] if self.encoder is None else self.encoder(x, self.sim_steps)
+        late = 0
         rates: list[Tensor] = []
         for i, layer in enumerate(self._all()):
             last = i == len(self.layers) - 1
@@ -63,15 +74,17 @@ class SpikingStack(nn.Module):
     @torch.no_grad()
     def decide(self, x: Tensor) -> Tensor:
         """The same in float64, without gradients."""
+        kind, x = x.dtype, x.flatten(1)
+        steps = x[None] if self.encoder is None else self.encoder.exact(x, self.sim_steps)
         dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
-        if dense and x.device.type == "cpu":
-            return self._decide_compiled(x)
-        steps, late = x.flatten(1).double()[None], 0
+        if dense and len(steps) == 1 and x.device.type == "cpu":
+            return self._decide_compiled(steps[0]).to(kind)
+        steps, late = steps.double(), 0
         for i, layer in enumerate(self._all()):
             last = i == len(self.layers) - 1
             steps, counts, _ = layer(steps, self.sim_steps, late=late, last=last)
             late = layer.neuron.delay_steps
-        found: Tensor = (counts / self.sim_steps).to(x.dtype)
+        found: Tensor = (counts / self.sim_steps).to(kind)
         return found
 
     def _decide_compiled(self, x: Tensor) -> Tensor:
@@ -80,7 +93,7 @@ class SpikingStack(nn.Module):
         starts, weights, biases, decays, thetas, zeros, delays = zip(*parts, strict=True)
         counts = np.zeros((len(x), weights[-1].shape[1]))
         kernels.decide(
-            x.flatten(1).contiguous().numpy(),
+            x.contiguous().numpy(),
             starts,
             weights,
             biases,
@@ -93,7 +106,7 @@ class SpikingStack(nn.Module):
             counts,
         )
         counts /= self.sim_steps
-        return torch.from_numpy(counts).to(x.dtype)
+        return torch.from_numpy(counts)
 
     def to_layers(self) -> tuple[Layer, ...]:
         """The layers of a SpikingNetwork that fires the same spikes."""
@@ -104,16 +117,28 @@ class SpikingStack(nn.Module):
 
 
 def dense_stack(
-    n_in: int, widths: Sequence[int], *, sim_steps: int = 8, neuron: Neuron | None = None
+    n_in: int,
+    widths: Sequence[int],
+    *,
+    sim_steps: int = 8,
+    neuron: Neuron | None = None,
+    encoder: PopulationEncoder | None = None,
+    norm: type[BatchNorm] | None = None,
 ) -> SpikingStack:
-    """A stack of dense layers; raises SpikerlError if there is none."""
+    """A stack of dense layers; raises SpikerlError if there is none.
+
+    n_in: numbers per row.  norm: normalises the current of every layer.
+    """
+    n_in = n_in if encoder is None else encoder.n_out
     widths = [int(n) for n in widths]
     if not widths or min(widths) < 1:
         raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
     layers = []
     for n_before, n in zip([n_in, *widths], widths, strict=False):
         layers.append(SpikingLayer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
-    stack = SpikingStack(layers, sim_steps)
+        if norm is not None:
+            layers[-1].normalise(norm)
+    stack = SpikingStack(layers, sim_steps, encoder)
     initialise(stack)
     return stack
 
