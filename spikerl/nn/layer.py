@@ -115,9 +115,7 @@ class SpikingLayer(nn.Module):
             return torch.sigmoid(self.decay_logit).expand(self.n_out).contiguous()
         return self.fixed_decay
 
-    def weights(
-        self, moments: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def weights(self, moments: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as the target holds them: normalisation folded in, rounded if wanted.
 
         moments: to normalise by, instead of the kept ones.

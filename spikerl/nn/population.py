@@ -118,7 +118,7 @@ class PopulationReadout(nn.Module):
 
     def forward(self, rates: Tensor) -> Tensor:
         """Values [B, n_values] for spikes per step [B, n_values * size]."""
-        found: Tensor = (rates.unflatten(1, self.weight.shape) * self.weight).sum(2) + self.bias
+        found: Tensor = (rates.reshape(-1, *self.weight.shape) * self.weight).sum(2) + self.bias
         return found
 
     def dense_weight(self) -> FloatArray:

@@ -7,9 +7,14 @@ from spikerl.policies.actor_critic import SpikingActorCriticPolicy
 from spikerl.policies.continuous import SpikingSACPolicy, SpikingTD3Policy, SpikingTQCPolicy
 from spikerl.policies.dqn import SpikingDQNPolicy, SpikingQRDQNPolicy
 from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.proxy import ProxyTD3, ProxyTD3Policy
+from spikerl.policies.recalibration import RecalibrateNorm
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
 __all__ = [
+    "ProxyTD3",
+    "ProxyTD3Policy",
+    "RecalibrateNorm",
     "SpikingActorCriticPolicy",
     "SpikingDQNPolicy",
     "SpikingNatureCNN",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -89,5 +90,5 @@ def _n_values(space: spaces.Space[Any]) -> int:
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
     if isinstance(space, spaces.MultiBinary):
-        return int(space.n)
+        return int(np.prod(space.shape))
     return get_action_dim(space)
