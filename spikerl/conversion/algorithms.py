@@ -31,6 +31,7 @@ from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
 from spikerl.nn.population import PopulationReadout
 from spikerl.policies.actor_critic import SpikingExtractor
+from spikerl.policies.common_mode import CommonModeDQNPolicy
 from spikerl.policies.continuous import SpreadBeside
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
@@ -56,7 +57,7 @@ def plain_stack(
             ],
             observation_space,
             _greedy_head(action_space, epsilon),
-            policy.q_net,
+            policy.q_net.q_net if isinstance(policy, CommonModeDQNPolicy) else policy.q_net,
         )
     if isinstance(policy, QRDQNPolicy):
         return _quantiles(policy.quantile_net, action_space, epsilon)

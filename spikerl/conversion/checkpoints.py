@@ -47,6 +47,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 }
 # spikerl's own policies, but for those that several algorithms share
 SPIKING = {
+    "CommonModeDQNPolicy": "dqn",
     "ProxyTD3Policy": "proxy_td3",
     "SpikingDQNPolicy": "dqn",
     "SpikingQRDQNPolicy": "qrdqn",

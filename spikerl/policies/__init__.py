@@ -4,6 +4,7 @@ Imports torch, SB3 and sb3-contrib.
 """
 
 from spikerl.policies.actor_critic import SpikingActorCriticPolicy
+from spikerl.policies.common_mode import CommonModeDQNPolicy
 from spikerl.policies.continuous import SpikingSACPolicy, SpikingTD3Policy, SpikingTQCPolicy
 from spikerl.policies.dqn import SpikingDQNPolicy, SpikingQRDQNPolicy
 from spikerl.policies.images import SpikingNatureCNN
@@ -12,6 +13,7 @@ from spikerl.policies.recalibration import RecalibrateNorm
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
 __all__ = [
+    "CommonModeDQNPolicy",
     "ProxyTD3",
     "ProxyTD3Policy",
     "RecalibrateNorm",

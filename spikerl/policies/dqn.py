@@ -18,8 +18,10 @@ class SpikingDQNPolicy(SpikingKeywords, DQNPolicy):
     compare read-outs).
     """
 
+    network_class: type[QNetwork] = QNetwork
+
     def make_q_net(self) -> QNetwork:
-        net = super().make_q_net()
+        net = self.network_class(**self._update_features_extractor(self.net_args))
         last: Any = net.q_net[-1]
         arch = (net.features_dim, net.net_arch, net.features_extractor)
         hidden = self._acting(*arch, last.out_features)
