@@ -71,6 +71,16 @@ def test_a_population_of_leaky_neurons_with_delays_is_deployed_exactly(neuron: s
     assert_deployed(trained, rows_of(trained))
 
 
+@pytest.mark.parametrize("keywords", [POPSAN, CURRENT])
+def test_populations_act_the_same_on_nest(keywords: dict[str, Any]) -> None:
+    pytest.importorskip("nest", reason="NEST is not installed")
+    trained = model("td3", target="nest", norm="care_bn", **keywords)
+    rows = rows_of(trained, 30)
+    agent = spikerl.convert(trained, observations=rows)
+    with HardwarePolicy(agent, "nest") as deployed:
+        assert_same_actions(deployed.predict(rows)[0], trained.predict(rows, deterministic=True)[0])
+
+
 @pytest.mark.parametrize("kind", ["ppo box", "sac", "td3"])
 def test_centres_widths_and_read_outs_are_learned(kind: str) -> None:
     before, after = (dict(model(kind, n, **POPSAN).policy.named_parameters()) for n in (0, 200))
