@@ -139,6 +139,15 @@ ENCODERS = Tagged(
                 "spikes": Text(("none", "equidistant", "poisson")),
             },
         ),
+        "receptive_fields": Record(
+            encoding.ReceptiveFields,
+            {
+                "centres": _WEIGHT,
+                "widths": _WEIGHT,
+                "squash": Text(encoding.SQUASHES),
+                "spikes": Text(("none", "equidistant")),
+            },
+        ),
     }
 )
 READS = Tagged(

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.random import Generator
 
-from spikerl.errors import SpikerlError
+from spikerl.errors import ShapeError, SpikerlError
 from spikerl.network import FloatArray
 
 
@@ -32,6 +32,13 @@ class Encoder(Protocol):
 def split_signed(x: FloatArray) -> FloatArray:
     """Positive parts, then negative parts: [..., n] -> [..., 2n], all >= 0."""
     return np.concatenate([np.maximum(x, 0.0), np.maximum(-x, 0.0)], axis=-1)
+
+
+def equidistant(p: FloatArray, sim_steps: int) -> FloatArray:
+    """round(T p) spikes in T steps at even distances, for p [B, n] in [0, 1]: [T, B, n]."""
+    steps = np.arange(sim_steps + 1).reshape(-1, 1, 1)
+    spikes: FloatArray = np.diff(np.floor(steps * p + 0.5), axis=0)
+    return spikes
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +89,7 @@ class EquidistantSpikes(_SpikeEncoder):
     """round(T |x| / scale) spikes at even distances: an integrator that starts half full."""
 
     def encode(self, x: FloatArray, sim_steps: int, rng: Generator) -> FloatArray:
-        p = self.intensity(x)
-        steps = np.arange(sim_steps + 1).reshape(-1, 1, 1)
-        spikes: FloatArray = np.diff(np.floor(steps * p + 0.5), axis=0)
-        return spikes
+        return equidistant(self.intensity(x), sim_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +154,76 @@ class PopulationCode:
         return ConstantCurrent().encode(activity, sim_steps, rng)
 
 
+SQUASHES = ("none", "tanh")
+
+
+def gaussian_fields(
+    x: FloatArray, centres: FloatArray, widths: FloatArray, squash: str
+) -> FloatArray:
+    """Activity [B, n * k] in [0, 1] of k Gaussian fields per input x [B, n]; see ReceptiveFields.
+
+    centres, widths: [n, k], or [1, k] for the same fields on every input.
+    """
+    if squash == "tanh":
+        x = np.tanh(x)
+    fields: FloatArray = np.exp(-0.5 * ((x[:, :, None] - centres) / widths) ** 2)
+    return fields.reshape(len(x), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveFields:
+    """Gaussian fields with a centre and a width each, as training left them (Tang et al. 2020).
+
+    The activity exp(-(x - centre)^2 / (2 width^2)) enters as a current, the same at every step, or
+    as equidistant spikes.
+
+    centres, widths: [n, k] for k fields on each of n inputs.
+    squash: "tanh" is applied to the inputs before, so that fields over (-1, 1) meet any input.
+    spikes: "none" or "equidistant".
+    """
+
+    centres: Any
+    widths: Any
+    squash: Literal["none", "tanh"] = "none"
+    spikes: Literal["none", "equidistant"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("centres", "widths"):
+            array = np.array(getattr(self, name), np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        shape = self.centres.shape
+        if len(shape) != 2 or 0 in shape or shape != self.widths.shape:
+            raise SpikerlError(
+                f"ReceptiveFields: centres have shape {shape}, widths {self.widths.shape}; wanted "
+                "(inputs, fields) for both"
+            )
+        if not (np.isfinite(self.centres).all() and np.isfinite(self.widths).all()):
+            raise SpikerlError("ReceptiveFields: centres and widths must be finite")
+        if (self.widths <= 0).any():
+            raise SpikerlError("ReceptiveFields: widths must be > 0")
+        for name, known in (("squash", SQUASHES), ("spikes", ("none", "equidistant"))):
+            if getattr(self, name) not in known:
+                raise SpikerlError(
+                    f"ReceptiveFields: {name} is {getattr(self, name)!r}, wanted one of "
+                    + ", ".join(known)
+                )
+
+    def n_channels(self, n_inputs: int) -> int:
+        return n_inputs * int(self.centres.shape[1])
+
+    def encode(self, x: FloatArray, sim_steps: int, rng: Generator) -> FloatArray:
+        if x.shape[1] != len(self.centres):
+            raise ShapeError(
+                f"ReceptiveFields: rows of {x.shape[1]} numbers, fields are on {len(self.centres)}"
+            )
+        activity = gaussian_fields(x, self.centres, self.widths, self.squash)
+        if self.spikes == "equidistant":
+            return equidistant(activity, sim_steps)
+        return np.broadcast_to(activity, (sim_steps, *activity.shape))
+
+
+# by name, for those that need no arrays
 ENCODERS: dict[str, type] = {
     "constant": ConstantCurrent,
     "poisson": PoissonSpikes,

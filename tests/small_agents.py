@@ -27,6 +27,7 @@ from spikerl.encoding import (
     LatencySpike,
     PoissonSpikes,
     PopulationCode,
+    ReceptiveFields,
 )
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, SpikingNetwork
 from spikerl.preprocessing import Normalize, from_space
@@ -205,6 +206,26 @@ def reader() -> SpikingAgent:
     )
 
 
+def feeler() -> SpikingAgent:
+    """Receptive fields with centres and widths of their own."""
+    space = spaces.Box(-3, 3, (2,))
+    encoder = ReceptiveFields(
+        weights(1, 2, 3), weights(2, 2, 3) ** 2 + 0.2, squash="tanh", spikes="equidistant"
+    )
+    network = SpikingNetwork(
+        (Dense(weights(3, 5, 6), weights(4, 5)), Dense(weights(5, 2, 5), spiking=False))
+    )
+    return SpikingAgent(
+        network=network,
+        preprocessing=from_space(space),
+        encoder=encoder,
+        decoder=Decoder(FinalPotential(), Categorical((2,))),
+        sim_steps=4,
+        observation_space=space,
+        action_space=spaces.Discrete(2),
+    )
+
+
 def balancer(**changes: Any) -> SpikingAgent:
     """Keeps CartPole up: pushes where the pole leans and falls."""
     weight = np.array([[-0.1, -0.5, -3.0, -2.0], [0.1, 0.5, 3.0, 2.0]])
@@ -244,7 +265,7 @@ def catcher(**changes: Any) -> SpikingAgent:
 
 
 AGENTS: dict[str, Callable[[], SpikingAgent]] = {
-    maker.__name__: maker for maker in (pole, pixels, arm, walker, racer, thrower, reader)
+    maker.__name__: maker for maker in (pole, pixels, arm, walker, racer, thrower, reader, feeler)
 }
 
 

@@ -94,11 +94,12 @@ def test_every_field_of_every_type_is_in_the_file() -> None:
 
 
 def test_the_tables_hold_every_layer_and_encoder() -> None:
-    from spikerl.encoding import ENCODERS
+    from spikerl.encoding import ENCODERS, ReceptiveFields
     from spikerl.network import LAYER_TYPES
 
     assert {r.type for r in document.LAYERS.records.values()} == set(LAYER_TYPES)
-    assert {tag: r.type for tag, r in document.ENCODERS.records.items()} == ENCODERS
+    encoders = {**ENCODERS, "receptive_fields": ReceptiveFields}
+    assert {tag: r.type for tag, r in document.ENCODERS.records.items()} == encoders
 
 
 def test_the_report_stands_in_the_file_as_to_dict_says(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ from spikerl.conversion.tracing import Named, Tracing
 from spikerl.decoding import Binary, Categorical, Gaussian, Head
 from spikerl.errors import ConversionError
 from spikerl.network import FloatArray
+from spikerl.nn.population import PopulationReadout
 from spikerl.policies.actor_critic import SpikingExtractor
+from spikerl.policies.common_mode import CommonModeDQNPolicy
 from spikerl.policies.continuous import SpreadBeside
 from spikerl.policies.recurrent import SpikingRecurrentPolicy
 
@@ -55,7 +57,7 @@ def plain_stack(
             ],
             observation_space,
             _greedy_head(action_space, epsilon),
-            policy.q_net,
+            policy.q_net.q_net if isinstance(policy, CommonModeDQNPolicy) else policy.q_net,
         )
     if isinstance(policy, QRDQNPolicy):
         return _quantiles(policy.quantile_net, action_space, epsilon)
@@ -118,7 +120,8 @@ def _stack(
     layers = _layers(chain, space)
     if output is not None:
         return PlainStack(layers, head, (output,))
-    last = [part for _, module in chain for part in module.modules() if type(part) is nn.Linear][-1]
+    parts = [part for _, module in chain for part in module.modules()]
+    last = [part for part in parts if type(part) in (nn.Linear, PopulationReadout)][-1]
     return PlainStack(layers, head, (last,))
 
 

@@ -29,6 +29,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from spikerl.errors import ConversionError
+from spikerl.policies.proxy import ProxyTD3
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": stable_baselines3.A2C,
@@ -37,6 +38,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "dqn": stable_baselines3.DQN,
     "ppo": stable_baselines3.PPO,
     "ppo_lstm": sb3_contrib.RecurrentPPO,
+    "proxy_td3": ProxyTD3,
     "qrdqn": sb3_contrib.QRDQN,
     "sac": stable_baselines3.SAC,
     "td3": stable_baselines3.TD3,
@@ -45,6 +47,8 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 }
 # spikerl's own policies, but for those that several algorithms share
 SPIKING = {
+    "CommonModeDQNPolicy": "dqn",
+    "ProxyTD3Policy": "proxy_td3",
     "SpikingDQNPolicy": "dqn",
     "SpikingQRDQNPolicy": "qrdqn",
     "SpikingRecurrentPolicy": "ppo_lstm",
@@ -177,7 +181,7 @@ def _algorithm(data: Mapping[str, Any], file: Path) -> str:
                 f"supported are {', '.join(ALGORITHMS)}, ppo_lstm with "
                 "spikerl.policies.SpikingRecurrentPolicy"
             )
-    for name in ("ppo_lstm", "qrdqn", "dqn", "sac", "tqc", "ars"):
+    for name in ("ppo_lstm", "proxy_td3", "qrdqn", "dqn", "sac", "tqc", "ars"):
         if f".{name}." in module:
             return name
     if ".td3." in module:

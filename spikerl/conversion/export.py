@@ -23,13 +23,14 @@ def exported(stack: PlainStack) -> Candidate:
     """The spiking layers and their read-out, with nothing fitted."""
     (last,) = stack.layers
     assert last.spikes is not None
+    encoder = last.spikes.encoder or ConstantCurrent()
     if last.spikes.stateful:
         read = WeightedCount(last.weight, last.bias)
         network = SpikingNetwork(last.spikes.layers)
-        return Candidate(stack, [], [], ConstantCurrent(), network, Decoder(read, stack.head), None)
+        return Candidate(stack, [], [], encoder, network, Decoder(read, stack.head), None)
     network = SpikingNetwork((*last.spikes.layers, Dense(last.weight, last.bias, spiking=False)))
     decoder = Decoder(FinalPotential(), stack.head)
-    return Candidate(stack, [], [], ConstantCurrent(), network, decoder, None)
+    return Candidate(stack, [], [], encoder, network, decoder, None)
 
 
 def check_exported(origin: Source, made: Candidate, rows: FloatArray, sim_steps: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from spikerl.decoding import Head
+from spikerl.encoding import ReceptiveFields
 from spikerl.layers import Layer, Pair, Shape3
 from spikerl.network import AvgPool2d, Conv2d, Dense, FloatArray
 
@@ -27,13 +28,20 @@ class Spikes:
 
     layers: of a SpikingNetwork.  sim_steps: T they were trained for.
     rates:  spikes per step [B, n] that arrive from the last of them, for rows [B, n_in].
+    encoder: what the rows go through before the first of them; None for constant current.
     stateful: they keep their state from decision to decision; rates start afresh.
     """
 
     layers: tuple[Layer, ...]
     sim_steps: int
     rates: Callable[[FloatArray], FloatArray]
+    encoder: ReceptiveFields | None = None
     stateful: bool = False
+
+    @property
+    def n_in(self) -> int:
+        """Numbers per row."""
+        return self.layers[0].n_in if self.encoder is None else len(self.encoder.centres)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +159,7 @@ class PlainStack:
         """Numbers per observation row."""
         first = self.layers[0]
         if first.spikes is not None:
-            return first.spikes.layers[0].n_in
+            return first.spikes.n_in
         return first.core.n_in if first.pool is None else first.pool.n_in
 
     @property

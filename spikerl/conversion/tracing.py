@@ -22,6 +22,7 @@ from spikerl.conversion.stack import PlainLayer, Spikes
 from spikerl.errors import ConversionError
 from spikerl.network import AvgPool2d, FloatArray
 from spikerl.nn.memory import SpikingMemory
+from spikerl.nn.population import PopulationReadout
 from spikerl.nn.stack import SpikingStack
 
 Named = list[tuple[str, nn.Module]]
@@ -42,8 +43,8 @@ class _Tracer(fx.Tracer):
     """Does not look into spiking layers: they say themselves what they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        spiking = isinstance(m, (SpikingStack, SpikingMemory))
-        return spiking or super().is_leaf_module(m, module_qualified_name)
+        ours = isinstance(m, (SpikingStack, SpikingMemory, PopulationReadout))
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 class _NotPlain(Exception):
@@ -153,11 +154,14 @@ class Tracing:
         elif isinstance(module, TRANSPARENT):
             pass
         elif isinstance(module, SpikingStack):
+            encoder = None if module.encoder is None else module.encoder.to_encoder()
             self._take_spikes(
-                module.to_layers(), module.sim_steps, module.decide_as_designed, module
+                module, module.to_layers(), module.decide_as_designed, encoder=encoder
             )
         elif isinstance(module, SpikingMemory):
-            self._take_spikes((module.to_layer(),), module.sim_steps, module.first, module, True)
+            self._take_spikes(module, (module.to_layer(),), module.first, stateful=True)
+        elif isinstance(module, PopulationReadout):
+            self._linear(name, module.dense_weight(), _array(module.bias))
         elif type(module) is nn.Linear:
             bias = None if module.bias is None else _array(module.bias)
             self._linear(name, _array(module.weight), bias)
@@ -175,11 +179,10 @@ class Tracing:
 
     def _take_spikes(
         self,
+        module: SpikingStack | SpikingMemory,
         layers: tuple[Any, ...],
-        sim_steps: int,
         decide: Callable[[torch.Tensor], torch.Tensor],
-        module: nn.Module,
-        stateful: bool = False,
+        **rest: Any,
     ) -> None:
         if self.layers or self._spikes is not None or self._map is not None:
             raise _NotPlain("only the first layers may spike, with the observation as it is")
@@ -190,7 +193,7 @@ class Tracing:
             found = [decide(torch.as_tensor(part, device=place)) for part in parts]
             return torch.cat(found).cpu().numpy().astype(np.float64)
 
-        self._spikes = Spikes(layers, sim_steps, rates, stateful)
+        self._spikes = Spikes(layers, module.sim_steps, rates, **rest)
         self.shape = (layers[-1].n_out,)
 
     def _flatten(self) -> None:

@@ -98,6 +98,10 @@ class ForeignLayer(nn.Module):
         """What a neuron must reach, from where it starts."""
         return torch.tensor(float(self.node.v_threshold) - float(self.node.v_reset or 0.0))
 
+    def normalise(self, kind: Any) -> None:
+        """Refused: the currents of these neurons are their library's."""
+        raise SpikerlError(f"norm is for spikerl's own neurons, not for {self.neuron.kind}")
+
     def draw(self) -> None:
         """Nothing: these neurons are trained as designed."""
 

@@ -16,8 +16,10 @@ from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
+from spikerl.nn.normalisation import BatchNorm
 from spikerl.nn.surrogates import Surrogate
 
+Moments = tuple[Tensor, Tensor]
 LEAST = 0.1  # of what a chip's weights and thresholds were meant to be
 EXTRAS = ("current_decay", "adaptation", "adaptation_decay")
 
@@ -30,6 +32,7 @@ class SpikingLayer(nn.Module):
 
     synapses: nn.Linear or nn.Conv2d.
     neuron:   what fires behind it.
+    norm:     of the current, between the two; None where there is none (see normalise()).
     shape:    of one row of input, (n,) or (channels, height, width).
     """
 
@@ -44,6 +47,7 @@ class SpikingLayer(nn.Module):
         self.synapses = synapses
         self.neuron = neuron
         self.surrogate = Surrogate(neuron.surrogate, neuron.slope)
+        self.norm: BatchNorm | None = None
         self.shape = shape
         self.shape_out = output_shape(synapses, shape)
         self.extras = {name: neuron.extra(name) for name in EXTRAS}
@@ -116,6 +120,12 @@ class SpikingLayer(nn.Module):
         del self.v_init
         self.v_init = nn.Parameter(start)
 
+    def normalise(self, kind: type[BatchNorm]) -> None:
+        """Normalise the current of these neurons; only behind a linear map."""
+        if not isinstance(self.synapses, nn.Linear):
+            raise SpikerlError("only linear layers can be normalised, found a convolution")
+        self.norm = kind(self.n_out, float(self.neuron.v_threshold))
+
     def decay(self) -> Tensor:
         """[n_out], by gradient to the learned one."""
         if self.neuron.kind == "PLIF":
@@ -135,15 +145,21 @@ class SpikingLayer(nn.Module):
         """[n_out], of the chip if there is one."""
         return self.v_threshold if self.chip is None else self.v_threshold * self.chip[2]
 
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as the target, or the chip that was drawn, holds them."""
-        weight, bias = self._rounded()
+    def weights(self, moments: Moments | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as the target, or the chip that was drawn, holds them.
+
+        moments: to normalise by, instead of the kept ones.
+        """
+        weight, bias = self._rounded(moments)
         if self.chip is None:
             return weight, bias
         return weight * self.chip[0], None if bias is None else bias * self.chip[1]
 
-    def _rounded(self) -> tuple[Tensor, Tensor | None]:
+    def _rounded(self, moments: Moments | None = None) -> tuple[Tensor, Tensor | None]:
+        """As designed: normalisation folded in, rounded if the neuron says so."""
         weight, bias = self.synapses.weight, self.synapses.bias
+        if self.norm is not None:
+            weight, bias = self.norm.folded(weight, bias, moments)
         if self.neuron.weight_bits is None:
             return weight, bias
         largest = weight.detach().abs().max()
@@ -172,7 +188,15 @@ class SpikingLayer(nn.Module):
 
     def current(self, x: Tensor) -> Tensor:
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""
-        weight, bias = self.weights()
+        moments = None
+        if self.norm is not None and self.norm.measuring:
+            synapses = self.synapses
+            plain = nn.functional.linear(x, synapses.weight.to(x.dtype), synapses.bias)
+            moments = self.norm.moments(plain)
+            if self.neuron.weight_bits is None:
+                factor, offset = self.norm.scaled(moments)
+                return plain * factor + offset
+        weight, bias = self.weights(moments)
         weight = weight.to(x.dtype)
         bias = None if bias is None else bias.to(x.dtype)
         if isinstance(self.synapses, nn.Linear):

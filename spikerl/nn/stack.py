@@ -16,6 +16,8 @@ from spikerl.nn.budget import Budget, Spending
 from spikerl.nn.foreign import ForeignLayer, ForeignNeuron, spiking_layer
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
+from spikerl.nn.normalisation import BatchNorm
+from spikerl.nn.population import PopulationEncoder
 
 AnyLayer = SpikingLayer | ForeignLayer
 
@@ -28,12 +30,17 @@ class SpikingStack(nn.Module):
     differentiable call in the precision of the parameters; in evaluation mode without gradients
     (predict(), rollouts) decisions are made in float64, as the deployed network makes them.
 
+    encoder: turns the rows into what the first layer hears; None for the rows themselves.
     exact:  False makes the second kind of decision as the first, faster for large batches.
     budget: what the layers may spend, see budget.py.
     """
 
     def __init__(
-        self, layers: Sequence[AnyLayer], sim_steps: int, budget: Budget | None = None
+        self,
+        layers: Sequence[AnyLayer],
+        sim_steps: int,
+        encoder: PopulationEncoder | None = None,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__()
         if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
@@ -44,6 +51,7 @@ class SpikingStack(nn.Module):
                 f"spikes take {under_way} steps through {len(layers)} layers with delays: none "
                 f"arrives within sim_steps={sim_steps}"
             )
+        self.encoder = encoder
         self.layers = nn.ModuleList(layers)
         self.sim_steps = sim_steps
         self.exact = True
@@ -59,7 +67,9 @@ class SpikingStack(nn.Module):
         """Spikes per step [B, n_out] for rows [B, n_in]; self.rates holds those of every layer."""
         if self.exact and not self.training and not torch.is_grad_enabled():
             return self.decide(x)
-        x, late = x.flatten(1)[None], 0
+        x = x.flatten(1)
+        x = x[None] if self.encoder is None else self.encoder(x, self.sim_steps)
+        late = 0
         rates: list[Tensor] = []
         leashed = self.budget is not None and torch.is_grad_enabled()
         spending = Spending(self.budget) if leashed and self.budget is not None else None
@@ -79,15 +89,17 @@ class SpikingStack(nn.Module):
     @torch.no_grad()
     def decide(self, x: Tensor) -> Tensor:
         """The same in float64, without gradients."""
+        kind, x = x.dtype, x.flatten(1)
+        steps = x[None] if self.encoder is None else self.encoder.exact(x, self.sim_steps)
         dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
-        if dense and x.device.type == "cpu":
-            return self._decide_compiled(x)
-        steps, late = x.flatten(1).double()[None], 0
+        if dense and len(steps) == 1 and x.device.type == "cpu":
+            return self._decide_compiled(steps[0]).to(kind)
+        steps, late = steps.double(), 0
         for i, layer in enumerate(self._all()):
             last = i == len(self.layers) - 1
             steps, counts, _ = layer(steps, self.sim_steps, late=late, last=last)
             late = layer.neuron.delay_steps
-        found: Tensor = (counts / self.sim_steps).to(x.dtype)
+        found: Tensor = (counts / self.sim_steps).to(kind)
         return found
 
     def _decide_compiled(self, x: Tensor) -> Tensor:
@@ -96,7 +108,7 @@ class SpikingStack(nn.Module):
         starts, weights, biases, decays, thetas, extras, zeros, delays = zip(*parts, strict=True)
         counts = np.zeros((len(x), weights[-1].shape[1]))
         kernels.decide(
-            x.flatten(1).contiguous().numpy(),
+            x.contiguous().numpy(),
             starts,
             weights,
             biases,
@@ -110,7 +122,7 @@ class SpikingStack(nn.Module):
             counts,
         )
         counts /= self.sim_steps
-        return torch.from_numpy(counts).to(x.dtype)
+        return torch.from_numpy(counts)
 
     def draw(self) -> None:
         """Another chip, where the neurons have a mismatch."""
@@ -148,16 +160,24 @@ def dense_stack(
     *,
     sim_steps: int = 8,
     neuron: Neuron | ForeignNeuron | None = None,
+    encoder: PopulationEncoder | None = None,
+    norm: type[BatchNorm] | None = None,
     budget: Budget | None = None,
 ) -> SpikingStack:
-    """A stack of dense layers; raises SpikerlError if there is none."""
+    """A stack of dense layers; raises SpikerlError if there is none.
+
+    n_in: numbers per row.  norm: normalises the current of every layer.
+    """
+    n_in = n_in if encoder is None else encoder.n_out
     widths = [int(n) for n in widths]
     if not widths or min(widths) < 1:
         raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
     layers = []
     for n_before, n in zip([n_in, *widths], widths, strict=False):
         layers.append(spiking_layer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
-    stack = SpikingStack(layers, sim_steps, budget)
+        if norm is not None:
+            layers[-1].normalise(norm)
+    stack = SpikingStack(layers, sim_steps, encoder, budget)
     initialise(stack)
     return stack
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
 
+from spikerl.errors import SpikerlError
 from spikerl.policies.keywords import SpikingKeywords, initialise_stacks
 
 
@@ -49,13 +53,42 @@ class SpikingActorCriticPolicy(SpikingKeywords, ActorCriticPolicy):
         pi, vf = (
             (arch.get("pi", []), arch.get("vf", [])) if isinstance(arch, dict) else (arch, arch)
         )
-        actor = self._spiking(self.features_dim, pi, self.pi_features_extractor)
+        if self.parts.norm is not None:
+            raise SpikerlError(
+                f"norm={self.parts.norm!r} would make the updates of PPO, A2C and TRPO see other "
+                "probabilities than the rollouts did; it is for DQN, QR-DQN, SAC, TQC and TD3"
+            )
+        n_values = _n_values(self.action_space)
+        actor = self._acting(self.features_dim, pi, self.pi_features_extractor, n_values)
         critic: nn.Module = plain.value_net
         if self.spiking_critic:
             critic = self._spiking(self.features_dim, vf, self.vf_features_extractor, False)
-        widths = (plain.latent_dim_pi, plain.latent_dim_vf)
+        read_out = self.parts.read_out(n_values)
+        latent = plain.latent_dim_pi if read_out is None else read_out.weight.numel()
+        widths = (latent, plain.latent_dim_vf)
         self.mlp_extractor = SpikingExtractor(actor, critic, widths).to(self.device)  # type: ignore[assignment]
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         initialise_stacks(self)
+        read_out = self.parts.read_out(_n_values(self.action_space))
+        if read_out is not None:
+            if self.ortho_init:
+                read_out.initialise(gain=0.01)  # as SB3 starts the layer it stands for
+            self.action_net = read_out.to(self.device)
+            self.optimizer = self.optimizer_class(
+                self.parameters(),
+                lr=lr_schedule(1),  # type: ignore[call-arg]
+                **self.optimizer_kwargs,
+            )
+
+
+def _n_values(space: spaces.Space[Any]) -> int:
+    """Logits or means that the policy of SB3 wants for an action space."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    return get_action_dim(space)

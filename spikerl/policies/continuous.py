@@ -73,10 +73,11 @@ class _Gaussian(_Continuous):
             )
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         actor = self.actor_class(**kwargs)
-        hidden = self._spiking(actor.features_dim, actor.net_arch, actor.features_extractor)
-        actor.latent_pi = hidden
-        beside = list(actor.net_arch) or [64]
         n_actions = actor.mu.out_features
+        arch = (actor.features_dim, actor.net_arch, actor.features_extractor)
+        actor.latent_pi = self._acting(*arch, n_actions)
+        actor.mu = self._read_out(actor.mu)
+        beside = list(actor.net_arch) or [64]
         actor.log_std = nn.Sequential(*create_mlp(actor.features_dim, n_actions, beside))
         return actor.to(self.device)
 
@@ -98,8 +99,10 @@ class SpikingTD3Policy(_Continuous, TD3Policy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> TD3Actor:
         actor: TD3Actor = super().make_actor(features_extractor)
-        hidden = self._spiking(actor.features_dim, actor.net_arch, actor.features_extractor)
-        actor.mu = nn.Sequential(*hidden, actor.mu[-2], actor.mu[-1]).to(self.device)
+        last: Any = actor.mu[-2]
+        arch = (actor.features_dim, actor.net_arch, actor.features_extractor)
+        hidden = self._acting(*arch, last.out_features)
+        actor.mu = nn.Sequential(*hidden, self._read_out(last), actor.mu[-1]).to(self.device)
         return actor
 
     def _build(self, lr_schedule: Any) -> None:

@@ -18,10 +18,14 @@ class SpikingDQNPolicy(SpikingKeywords, DQNPolicy):
     compare read-outs).
     """
 
+    network_class: type[QNetwork] = QNetwork
+
     def make_q_net(self) -> QNetwork:
-        net = super().make_q_net()
-        hidden = self._spiking(net.features_dim, net.net_arch, net.features_extractor)
-        net.q_net = nn.Sequential(*hidden, net.q_net[-1]).to(self.device)
+        net = self.network_class(**self._update_features_extractor(self.net_args))
+        last: Any = net.q_net[-1]
+        arch = (net.features_dim, net.net_arch, net.features_extractor)
+        hidden = self._acting(*arch, last.out_features)
+        net.q_net = nn.Sequential(*hidden, self._read_out(last)).to(self.device)
         return net
 
     def _build(self, lr_schedule: Any) -> None:
@@ -34,8 +38,10 @@ class SpikingQRDQNPolicy(SpikingKeywords, QRDQNPolicy):
 
     def make_quantile_net(self) -> QuantileNetwork:
         net = super().make_quantile_net()
-        hidden = self._spiking(net.features_dim, net.net_arch, net.features_extractor)
-        net.quantile_net = nn.Sequential(*hidden, net.quantile_net[-1]).to(self.device)
+        last: Any = net.quantile_net[-1]
+        arch = (net.features_dim, net.net_arch, net.features_extractor)
+        hidden = self._acting(*arch, last.out_features)
+        net.quantile_net = nn.Sequential(*hidden, self._read_out(last)).to(self.device)
         return net
 
     def _build(self, lr_schedule: Any) -> None:

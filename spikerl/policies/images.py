@@ -58,7 +58,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
             layers.append(spiking_layer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
             shape = layers[-1].shape_out
         layers.append(spiking_layer(nn.Linear(prod(shape), features_dim), rules, (prod(shape),)))
-        self.stack = SpikingStack(layers, sim_steps, budget)
+        self.stack = SpikingStack(layers, sim_steps, budget=budget)
         initialise(self.stack)
 
     def forward(self, observations: Tensor) -> Tensor:

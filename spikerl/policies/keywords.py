@@ -22,6 +22,7 @@ from spikerl.nn.foreign import ForeignNeuron, neuron_of, spiking_layer
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingStack, dense_stack, initialise
 from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.parts import Parts
 
 
 class SpikingKeywords:
@@ -37,6 +38,7 @@ class SpikingKeywords:
     neuron_kwargs:  the rest of spikerl.nn.Neuron: decay, reset, delay_steps, weight_bits, ...; or
                     what SpikingJelly's constructor takes.
     budget:         the fields of spikerl.nn.budget.Budget, to limit spikes or synaptic operations.
+    encoder, encoder_kwargs, readout, readout_kwargs, norm: see spikerl.policies.parts.Parts.
     spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
                     extractor of images, that one spikes for both.
 
@@ -56,10 +58,16 @@ class SpikingKeywords:
         neuron: str = "IF",
         neuron_kwargs: Mapping[str, Any] | None = None,
         target: str | None = None,
+        encoder: str = "constant",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+        readout: str = "linear",
+        readout_kwargs: Mapping[str, Any] | None = None,
+        norm: str | None = None,
         spiking_critic: bool = False,
         budget: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.parts = Parts(encoder, encoder_kwargs or {}, readout, readout_kwargs or {}, norm)
         self.sim_steps = sim_steps
         ours = target is not None and ":" not in str(neuron)
         own = backends.rules(str(target)) if ours else {}
@@ -102,9 +110,30 @@ class SpikingKeywords:
             "sim_steps": self.sim_steps,
             "neuron": self.neuron.kind,
             "neuron_kwargs": self.neuron_kwargs,
+            **asdict(self.parts),
             "spiking_critic": self.spiking_critic,
             "budget": None if self.budget is None else asdict(self.budget),
         }
+
+    def _acting(
+        self, n_in: int, widths: Sequence[int], extractor: Any, n_values: int
+    ) -> nn.Sequential:
+        """The spiking layers of what acts: hidden ones, with encoder, norm and population."""
+        if self.parts.plain:
+            return self._spiking(n_in, widths, extractor)
+        if isinstance(extractor, SpikingNatureCNN):
+            raise SpikerlError(
+                "encoder, readout and norm are for vectors: images go through SpikingNatureCNN as "
+                "they are, leave them out"
+            )
+        _check_extractor(extractor)
+        return nn.Sequential(
+            self.parts.stack(n_in, list(widths), n_values, self.sim_steps, self.neuron, self.budget)
+        )
+
+    def _read_out(self, last: nn.Linear) -> nn.Module:
+        """What reads the values from the last spiking layer, in the place of SB3's last layer."""
+        return self.parts.read_out(last.out_features) or last
 
     def _spiking(
         self, n_in: int, widths: Sequence[int], extractor: Any = None, deployed: bool = True

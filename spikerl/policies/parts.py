@@ -1,0 +1,102 @@
+"""Encoder, normalisation and read-out of a spiking actor, by name. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+
+from spikerl.errors import SpikerlError
+from spikerl.nn.budget import Budget
+from spikerl.nn.foreign import ForeignNeuron
+from spikerl.nn.neurons import Neuron
+from spikerl.nn.normalisation import NORMS, BatchNorm
+from spikerl.nn.population import PopulationEncoder, PopulationReadout
+from spikerl.nn.stack import SpikingStack, dense_stack
+
+ENCODERS = ("constant", "population")
+READOUTS = ("linear", "population")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What stands around the hidden layers of an actor, in plain strings and numbers.
+
+    encoder: "constant" (the observation as a current) or "population".
+    readout: "linear" (of the last hidden layer) or "population" (of neurons of each value's own).
+    norm:    None, "batch" or "care_bn".
+    encoder_kwargs, readout_kwargs: of PopulationEncoder and PopulationReadout.
+    Raises SpikerlError for what cannot be.
+    """
+
+    encoder: str = "constant"
+    encoder_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    readout: str = "linear"
+    readout_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    norm: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("encoder", ENCODERS), ("readout", READOUTS), ("norm", NORMS)):
+            given = getattr(self, name)
+            if given not in known and not (name == "norm" and given is None):
+                raise SpikerlError(f"there is no {name} {given!r}; there are {', '.join(known)}")
+        for name, plain in (("encoder", "constant"), ("readout", "linear")):
+            if getattr(self, name) == plain and getattr(self, f"{name}_kwargs"):
+                raise SpikerlError(
+                    f"{name}_kwargs is {dict(getattr(self, f'{name}_kwargs'))!r}, but "
+                    f'{name}="{plain}" takes none; pass {name}="population" too'
+                )
+        self.read_out(1)
+        self._encoder(1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is hidden layers with a linear read-out, and nothing else."""
+        return (self.encoder, self.readout, self.norm) == ("constant", "linear", None)
+
+    def stack(
+        self,
+        n_in: int,
+        widths: Sequence[int],
+        n_values: int,
+        sim_steps: int,
+        neuron: Neuron | ForeignNeuron,
+        budget: Budget | None = None,
+    ) -> SpikingStack:
+        """The spiking layers between n_in numbers and the read-out of n_values."""
+        last = self.read_out(n_values)
+        widths = [*widths] if last is None else [*widths, last.weight.numel()]
+        norm: type[BatchNorm] | None = None if self.norm is None else NORMS[self.norm]
+        return dense_stack(
+            n_in,
+            widths,
+            sim_steps=sim_steps,
+            neuron=neuron,
+            encoder=self._encoder(n_in),
+            norm=norm,
+            budget=budget,
+        )
+
+    def read_out(self, n_values: int) -> PopulationReadout | None:
+        """The read-out, or None for a linear one."""
+        if self.readout == "linear":
+            return None
+        return _made("readout", PopulationReadout, n_values, self.readout_kwargs)
+
+    def _encoder(self, n_in: int) -> PopulationEncoder | None:
+        if self.encoder == "constant":
+            return None
+        return _made("encoder", PopulationEncoder, n_in, self.encoder_kwargs)
+
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def _made(name: str, kind: type[Part], n: int, arguments: Mapping[str, Any]) -> Part:
+    try:
+        return kind(n, **arguments)
+    except TypeError as error:
+        known = [key for key in kind.__init__.__annotations__ if key != "return"][1:]
+        raise SpikerlError(f"{name}_kwargs: {error}; there are {', '.join(known)}") from None

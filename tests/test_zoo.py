@@ -1,0 +1,108 @@
+"""Settings in zoo/: every entry makes a model that trains, where its environment is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+from stable_baselines3.common.noise import NormalActionNoise
+
+import spikerl
+from spikerl import HardwarePolicy
+from spikerl.conversion.checkpoints import ALGORITHMS
+from spikerl.nn.stack import SpikingStack
+
+ZOO = Path(__file__).parents[1] / "zoo"
+NEEDS = {"v5": "mujoco", "LunarLander": "Box2D", "BipedalWalker": "Box2D"}
+HERE = {"n_timesteps", "policy", "policy_kwargs", "callback", "noise_type", "noise_std"}
+ELSEWHERE = {"n_envs", "normalize"}  # rl-zoo's own business
+ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+REPLAY = {
+    **{"learning_starts": 8, "buffer_size": 200, "batch_size": 16},
+    **{"train_freq": 4, "gradient_steps": 2},
+}
+FILES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(ZOO.glob("*.yml"))}
+ENTRIES = [(algo, env) for algo, entries in FILES.items() for env in entries]
+CONTINUOUS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5")
+
+
+@pytest.mark.parametrize("algo", ["td3", "sac", "tqc", "proxy_td3"])
+def test_the_continuous_tasks_are_there_for_every_actor(algo: str) -> None:
+    assert {*CONTINUOUS, "LunarLanderContinuous-v3", "BipedalWalker-v3"} <= set(FILES[algo])
+
+
+@pytest.mark.parametrize(("algo", "env"), ENTRIES)
+def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) -> None:
+    entry = FILES[algo][env]
+    for part, package in NEEDS.items():
+        if part in env and find_spec(package) is None:
+            pytest.skip(f"{env} needs {package}")
+    if env not in gym.registry:
+        pytest.skip(f"{env} is registered by rl_zoo3")
+    torch.set_num_threads(1)
+    module, _, name = entry["policy"].rpartition(".")
+    policy = getattr(import_module(module), name)
+    rules = {key: value for key, value in entry.items() if key not in HERE | ELSEWHERE}
+    rules = {key: _rate(value) for key, value in rules.items()}
+    rules |= ROLLOUT if algo.startswith("ppo") else REPLAY
+    with warnings.catch_warnings():
+        # Box2D's bindings, at their first import
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        world = gym.make(env)
+    if entry.get("noise_type") == "normal":
+        n = world.action_space.shape[0]  # type: ignore[index]
+        rules["action_noise"] = NormalActionNoise(np.zeros(n), np.full(n, entry["noise_std"]))
+    keywords = eval(entry["policy_kwargs"], {"dict": dict})
+    kind = ALGORITHMS[algo]
+    made = kind(policy, world, seed=0, device="cpu", policy_kwargs=keywords, **rules)  # type: ignore[call-arg]
+    made.learn(32, callback=[_callback(one) for one in entry.get("callback", [])])
+    assert any(isinstance(part, SpikingStack) for part in made.policy.modules())
+    rows = np.stack([world.observation_space.sample() for _ in range(20)])
+    rows = np.clip(np.nan_to_num(rows), -3, 3).astype(np.float32)
+    agent = spikerl.convert(made, observations=rows)
+    with HardwarePolicy(agent) as deployed:
+        theirs = made.predict(rows, deterministic=True)[0]
+        np.testing.assert_allclose(deployed.predict(rows)[0], theirs, rtol=0, atol=1e-5)
+
+
+def _rate(value: Any) -> Any:
+    """A schedule of rl-zoo as the number it starts from."""
+    return float(value[4:]) if isinstance(value, str) and value.startswith("lin_") else value
+
+
+def _callback(entry: Any) -> Any:
+    path, keywords = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)(**keywords)
+
+
+def test_rl_zoo_trains_with_a_proxy_target(tmp_path: Path) -> None:
+    pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
+    settings = (ZOO / "proxy_td3.yml").read_text("utf-8").split("HalfCheetah-v5")[0]
+    settings = settings.replace("Hopper-v5", "Pendulum-v1").replace("25000", "60")
+    (tmp_path / "conf.yml").write_text(settings.replace("!!float 1e6", "90"))
+    command = [sys.executable, str(ZOO / "train.py"), "--algo", "proxy_td3"]
+    command += ["--env", "Pendulum-v1", "--conf-file", str(tmp_path / "conf.yml")]
+    command += ["--log-folder", str(tmp_path / "logs"), "--eval-freq", "-1", "--device", "cpu"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ZOO.parent)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    agent = spikerl.convert(tmp_path / "logs" / "proxy_td3" / "Pendulum-v1_1", n_calibration=100)
+    assert agent.provenance["source"]["algorithm"] == "proxy_td3"
