@@ -79,11 +79,21 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.spinnaker_config", "backends.spinnaker_dry_run"),
         *("backends.spinnaker_graph", "backends.spinnaker_plan", "errors", "network", "reference"),
     },
+    "backends.rockpool_imports": {"errors"},
+    "backends.rockpool": {"backends.base", "backends.rockpool_imports", "network"},
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
 }
-TORCH = ("nn", "policies", "conversion", "callbacks", "backends.torch", "wrappers")
+TORCH = (
+    "nn",
+    "policies",
+    "conversion",
+    "callbacks",
+    "backends.torch",
+    "backends.rockpool",
+    "wrappers",
+)
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")

@@ -58,6 +58,12 @@ TABLE = {
         "spikerl.backends.pynn:neuron_unmet",
     ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
+    "rockpool": Known(
+        "spikerl.backends.rockpool:RockpoolBackend",
+        ("rockpool", "torch"),
+        "rockpool",
+        "spikerl.backends.rockpool_imports:unmet",
+    ),
     "spinnaker": Known(
         "spikerl.backends.spinnaker:SpinnakerBackend",
         ("spynnaker", "pyNN"),
