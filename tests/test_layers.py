@@ -81,6 +81,20 @@ ARROWS: dict[str, set[str]] = {
     },
     "backends.rockpool_imports": {"errors"},
     "backends.rockpool": {"backends.base", "backends.rockpool_imports", "network"},
+    "dynapse.circuit": {"errors"},
+    "dynapse.net": {"dynapse.circuit", "errors", "network"},
+    "dynapse.simulation": {
+        *("backends.rockpool_imports", "dynapse.circuit", "dynapse.net", "errors"),
+    },
+    "dynapse.training": {"dynapse.circuit", "dynapse.net", "dynapse.simulation", "errors"},
+    "dynapse.quantization": {"dynapse.circuit", "dynapse.net", "dynapse.simulation", "network"},
+    "dynapse.board": {"backends.rockpool_imports", "dynapse.quantization", "errors"},
+    "dynapse.policy": {
+        *("dynapse.circuit", "dynapse.net", "dynapse.simulation", "encoding", "errors", "network"),
+    },
+    "dynapse.imitation": {
+        *("dynapse.circuit", "dynapse.policy", "dynapse.training", "errors", "network"),
+    },
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -110,6 +124,7 @@ SIMULATORS = (
     "snntorch",
     "lava",
     "rockpool",
+    "jax",
 )
 
 

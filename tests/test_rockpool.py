@@ -133,7 +133,7 @@ def test_a_placeholder_of_samna_is_not_given_a_chance_to_run(
     monkeypatch.setattr(rockpool_imports, "distribution", lambda name: fake)
     with (
         pytest.raises(BackendError, match=r"placeholder.*; remove it: pip uninstall samna"),
-        rockpool_imports.importing(),
+        rockpool_imports.importing("rockpool"),
     ):
         raise AssertionError("this would have imported it")
     if find_spec("rockpool") is not None:

@@ -73,6 +73,12 @@ TABLE = {
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
 }
 
+# what one may look for here and finds elsewhere
+ELSEWHERE = {
+    "dynapse": "Dynap-SE2's analogue neuron is no SpikingNetwork's, so it is no back end: train a "
+    "net for it with spikerl.dynapse",
+}
+
 
 @dataclass(frozen=True)
 class BackendState:
@@ -131,6 +137,8 @@ def _target(name: str) -> str:
     points = _entry_points()
     if name in points:
         return points[name].value
+    if name in ELSEWHERE:
+        raise BackendError(ELSEWHERE[name])
     lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
     raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
 

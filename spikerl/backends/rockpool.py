@@ -134,7 +134,7 @@ class _Cell:
     ) -> None:
         import torch
 
-        with importing():
+        with importing("rockpool"):
             from rockpool.nn.modules import LIFNeuronTorch
 
         self._maps = maps

@@ -39,10 +39,11 @@ def unmet() -> tuple[str, str] | None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def importing(extra: str) -> Iterator[None]:
     """A context to import Rockpool in, without what it does to the root logger.
 
-    Raises BackendError where the import would run an installer.
+    Raises BackendError where something is missing, with the extra of spikerl that brings it, and
+    where the import would run an installer.
     """
     wrong = unmet()
     if wrong is not None:
@@ -52,5 +53,7 @@ def importing() -> Iterator[None]:
     root.handlers = [logging.NullHandler()]  # else its remark on samna sets up logging for all
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise BackendError(f"needs {error.name}: pip install 'spikerl[{extra}]'") from error
     finally:
         root.handlers, root.filters = handlers, filters

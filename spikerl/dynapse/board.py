@@ -24,7 +24,7 @@ def configuration(quantized: Quantized) -> dict[str, Any]:
             "SynSense (PyPI's samna is a placeholder). Without it the quantised net can be "
             "simulated: spikerl.dynapse.counts(quantized.net, ...)"
         )
-    with importing():
+    with importing("dynapse"):
         from rockpool.devices.dynapse import config_from_specification
     made: dict[str, Any] = config_from_specification(**quantized.specification)
     return made

@@ -30,11 +30,11 @@ class Simulator:
     """
 
     def __init__(self, n_in: int, n: int, dt_ms: float) -> None:
-        import jax
-
         self._module = rockpool_module(
             np.zeros((n_in, n), np.float32), np.zeros((n, n), np.float32), dt_ms
         )
+        import jax
+
         self._names = tuple(self._module.modules())
         parameters = self._module[1].simulation_parameters()
         self.nominal = {name: np.asarray(parameters[name], np.float32) for name in CIRCUIT}
@@ -122,8 +122,9 @@ def _simulated(
 ) -> Counts:
     x = checked_raster(raster, net.n_in)
     chips = [Chip.ideal(net.n_in, net.n)] if chips is None else chips
+    together = stacked(chips, net)
     function = getattr(simulator(net.n_in, net.n, net.dt_ms), how)
-    found = np.asarray(function(net, stacked(chips, net), x))
+    found = np.asarray(function(net, together, x))
     if not np.isfinite(found).all():
         raise SpikerlError("the simulation of the chip's currents left the range of float32")
     whole: Counts = np.rint(found).astype(np.int64)
@@ -132,7 +133,10 @@ def _simulated(
 
 def rockpool_module(w_in: Any, w_rec: Any, dt_ms: float) -> Any:
     """The net as Rockpool has it: LinearJax, then DynapSim with its default currents."""
-    with importing(), contextlib.redirect_stdout(io.StringIO()):  # it remarks on samna by print
+    with (
+        importing("dynapse"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # it remarks on samna by print
         import jax
         from rockpool.devices.dynapse import DynapSim
         from rockpool.nn.combinators import Sequential

@@ -117,9 +117,10 @@ def _optimizer(
     """Start, update and read-out of Adam on the mean loss over chips; compiled once."""
     import jax
     from jax import numpy as jnp
-    from jax.example_libraries.optimizers import adam
+    from jax.example_libraries import optimizers
 
     response = simulated.response
+    adam: Any = optimizers.adam
     start, step, weights_of = adam(lambda i: learning_rate * (1.0 - i / updates))
 
     def loss(weights: Any, chips: Any, raster: Any, labels: Any) -> Any:
