@@ -1,4 +1,4 @@
-"""CartPole with two analogue neurons of a Dynap-SE2, simulated by Rockpool, on ten chips.
+"""CartPole with eight analogue neurons of a Dynap-SE2, simulated by Rockpool, on ten chips.
 
 They learn to act as the DQN agent of the zoo does, once on an ideal chip and once on chips that
 differ. Needs: pip install 'spikerl[dynapse,sb3]'.
@@ -40,7 +40,7 @@ def main() -> None:
     with spikerl.HardwarePolicy(agent, n_envs=16, seed=0) as teacher:
         met = visited(teacher, make_env, 2_000, seed=0)
         scale = np.percentile(np.abs(met), 99, axis=0)  # 200 Hz for what is rarely exceeded
-        net = DynapseNet.random(2 * len(scale), 2, n_classes=2, seed=0)
+        net = DynapseNet.random(2 * len(scale), 8, n_classes=2, seed=0)
         chips = [Chip.drawn(net.n_in, net.n, 1000 + seed) for seed in range(10)]
         ideal = Chip.ideal(net.n_in, net.n)
         print(
@@ -49,7 +49,7 @@ def main() -> None:
         )
         for name, varied in (("trained on an ideal chip", 0), ("trained on chips that differ", 4)):
             policy = imitate(
-                DynapsePolicy(net, EquidistantSpikes(scale=scale)),
+                DynapsePolicy(net, EquidistantSpikes(scale=scale), sim_ms=100),
                 teacher,
                 make_env,
                 updates=options.updates,

@@ -120,8 +120,7 @@ def _optimizer(
     from jax.example_libraries import optimizers
 
     response = simulated.response
-    adam: Any = optimizers.adam
-    start, step, weights_of = adam(lambda i: learning_rate * (1.0 - i / updates))
+    start, step, weights_of = optimizers.adam(lambda i: learning_rate * (1.0 - i / updates))
 
     def loss(weights: Any, chips: Any, raster: Any, labels: Any) -> Any:
         def on_chip(chip: Any) -> Any:
@@ -132,8 +131,10 @@ def _optimizer(
 
         return jax.vmap(on_chip)(chips).mean()
 
+    gradient_of: Any = jax.value_and_grad(loss)
+
     def update(i: Any, state: Any, mask: Any, chips: Any, raster: Any, labels: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(weights_of(state), chips, raster, labels)
+        value, gradient = gradient_of(weights_of(state), chips, raster, labels)
         gradient = tuple(jnp.where(m, g, 0.0) for m, g in zip(mask, gradient, strict=True))
         return step(i, gradient, state), value
 
