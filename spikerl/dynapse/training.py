@@ -123,18 +123,18 @@ def _optimizer(
     start, step, weights_of = optimizers.adam(lambda i: learning_rate * (1.0 - i / updates))
 
     def loss(weights: Any, chips: Any, raster: Any, labels: Any) -> Any:
+        w_in, w_rec = weights
+
         def on_chip(chip: Any) -> Any:
-            counts = response(*weights, chip, raster).sum(0)  # [B, n]
+            counts = response(w_in, w_rec, chip, raster).sum(0)  # [B, n]
             votes = counts.reshape(len(labels), -1, n_classes).sum(1)
             chosen = jax.nn.log_softmax(gain * votes)[jnp.arange(len(labels)), labels]
             return -chosen.mean()
 
         return jax.vmap(on_chip)(chips).mean()
 
-    gradient_of: Any = jax.value_and_grad(loss)
-
     def update(i: Any, state: Any, mask: Any, chips: Any, raster: Any, labels: Any) -> Any:
-        value, gradient = gradient_of(weights_of(state), chips, raster, labels)
+        value, gradient = jax.value_and_grad(loss)(weights_of(state), chips, raster, labels)
         gradient = tuple(jnp.where(m, g, 0.0) for m, g in zip(mask, gradient, strict=True))
         return step(i, gradient, state), value
 
