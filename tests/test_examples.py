@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-ARGUMENTS = {"keras_to_loihi": ["--quick"]}
-NEEDS = {"digits_in_genn": ("sklearn",), "keras_to_loihi": ("sklearn", "nengo_loihi", "matplotlib")}
+NEEDS = {
+    "digits_in_genn": ("sklearn",),
+    "dynapse_cartpole": ("rockpool", "jax"),
+    "frozen_noise": ("rockpool", "jax"),
+    "keras_to_loihi": ("sklearn", "nengo_loihi", "matplotlib"),
+}
+SHORTER = {
+    "dynapse_cartpole": ["--updates", "10", "--episodes", "1"],
+    "frozen_noise": ["--updates", "20"],
+    "keras_to_loihi": ["--quick"],
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
@@ -18,7 +27,7 @@ def test_the_example_runs_and_prints(path, tmp_path):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
     done = subprocess.run(
-        [sys.executable, path, *ARGUMENTS.get(path.stem, [])],
+        [sys.executable, path, *SHORTER.get(path.stem, [])],
         cwd=tmp_path,
         capture_output=True,
         text=True,

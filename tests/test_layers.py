@@ -125,6 +125,22 @@ ARROWS: dict[str, set[str]] = {
         *("backends.base", "backends.xylo_chip", "backends.xylo_core", "backends.xylo_dry_run"),
         *("backends.xylo_host", "backends.xylo_plan", "errors", "network"),
     },
+    "backends.rockpool_imports": {"errors"},
+    "backends.rockpool": {"backends.base", "backends.rockpool_imports", "network"},
+    "dynapse.circuit": {"errors"},
+    "dynapse.net": {"dynapse.circuit", "errors", "network"},
+    "dynapse.simulation": {
+        *("backends.rockpool_imports", "dynapse.circuit", "dynapse.net", "errors"),
+    },
+    "dynapse.training": {"dynapse.circuit", "dynapse.net", "dynapse.simulation", "errors"},
+    "dynapse.quantization": {"dynapse.circuit", "dynapse.net", "dynapse.simulation", "network"},
+    "dynapse.board": {"backends.rockpool_imports", "dynapse.quantization", "errors"},
+    "dynapse.policy": {
+        *("dynapse.circuit", "dynapse.net", "dynapse.simulation", "encoding", "errors", "network"),
+    },
+    "dynapse.imitation": {
+        *("dynapse.circuit", "dynapse.policy", "dynapse.training", "errors", "network"),
+    },
     "metrics": {
         *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
     },
@@ -146,8 +162,8 @@ ARROWS: dict[str, set[str]] = {
     "plots.report": {"evaluation", "plots.drawing", "report"},
     "plots": {"plots.drawing", "plots.episode", "plots.membranes", "plots.report"},
 }
-TORCH = ("nn", "policies", "conversion", "callbacks")
-TORCH = (*TORCH, "backends.torch", "backends.spikingjelly", "importers")
+TORCH = ("nn", "policies", "conversion", "callbacks", "importers")
+TORCH = (*TORCH, *(f"backends.{name}" for name in ("torch", "spikingjelly", "rockpool")))
 SB3 = ("policies", "conversion", "callbacks")
 SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
@@ -171,6 +187,7 @@ SIMULATORS = (
     "rockpool",
     "samna",
     "xylosim",
+    "jax",
 )
 
 

@@ -84,6 +84,12 @@ TABLE = {
         "spikingjelly",
         "spikerl.backends.spikingjelly:unmet",
     ),
+    "rockpool": Known(
+        "spikerl.backends.rockpool:RockpoolBackend",
+        ("rockpool", "torch"),
+        "rockpool",
+        "spikerl.backends.rockpool_imports:unmet",
+    ),
     "spinnaker": Known(
         "spikerl.backends.spinnaker:SpinnakerBackend",
         ("spynnaker", "pyNN"),
@@ -93,6 +99,12 @@ TABLE = {
     "torch": Known("spikerl.backends.torch:TorchBackend", ("torch",), "torch"),
     "xylo": Known("spikerl.backends.xylo:XyloBackend", ("xylosim",), "xylo"),
     "xylo:audio3": Known("spikerl.backends.xylo:XyloAudio3Backend", ("xylosim",), "xylo"),
+}
+
+# what one may look for here and finds elsewhere
+ELSEWHERE = {
+    "dynapse": "Dynap-SE2's analogue neuron is no SpikingNetwork's, so it is no back end: train a "
+    "net for it with spikerl.dynapse",
 }
 
 
@@ -153,6 +165,8 @@ def _target(name: str) -> str:
     points = _entry_points()
     if name in points:
         return points[name].value
+    if name in ELSEWHERE:
+        raise BackendError(ELSEWHERE[name])
     lines = "".join(f"\n  - {known}: {state}" for known, state in available().items())
     raise BackendError(f"there is no back end {name!r}; these are known:{lines}")
 

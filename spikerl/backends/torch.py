@@ -95,7 +95,7 @@ class TorchSession(Session):
         self._cells: list[_Cell] = []
         maps: list[Map] = []
         for layer in network.layers:
-            maps.append(_map(layer, device, dtype))
+            maps.append(linear_map(layer, device, dtype))
             if isinstance(layer, NeuronLayer):
                 self._cells.append(_Cell(layer, maps, batch_size, device, dtype))
                 maps = []
@@ -245,7 +245,7 @@ class _Cell:
         return fired, heard
 
 
-def _map(layer: Layer, device: torch.device, dtype: torch.dtype) -> Map:
+def linear_map(layer: Layer, device: torch.device, dtype: torch.dtype) -> Map:
     """The linear part of a layer as a function of rows [B, n_in]."""
     if isinstance(layer, Dense):
         weight, bias = (_tensor(a, device, dtype) for a in (layer.weight.T, layer.bias))
