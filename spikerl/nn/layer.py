@@ -190,8 +190,9 @@ class SpikingLayer(nn.Module):
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""
         moments = None
         if self.norm is not None and self.norm.measuring:
-            synapses = self.synapses
-            plain = nn.functional.linear(x, synapses.weight.to(x.dtype), synapses.bias)
+            weight, bias = self.synapses.weight, self.synapses.bias
+            bias = None if bias is None else bias.to(x.dtype)
+            plain = nn.functional.linear(x, weight.to(x.dtype), bias)
             moments = self.norm.moments(plain)
             if self.neuron.weight_bits is None:
                 factor, offset = self.norm.scaled(moments)

@@ -58,13 +58,12 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
 
     def make_q_net(self) -> QNetwork:
         net: Any = super().make_q_net()
-        extractor: Any = net.features_extractor
-        if isinstance(extractor, SpikingNatureCNN):
+        if isinstance(net.features_extractor, SpikingNatureCNN):
             net.common_extractor = NatureCNN(
                 self.observation_space, normalized_image=not self.normalize_images
             )
         else:
-            net.common_extractor = type(extractor)(self.observation_space)
+            net.common_extractor = self.make_features_extractor()
         arch = net.net_arch if self.common_arch is None else self.common_arch
         net.common = nn.Sequential(*create_mlp(net.common_extractor.features_dim, 1, list(arch)))
         found: QNetwork = net.to(self.device)
