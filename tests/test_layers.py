@@ -87,9 +87,9 @@ ARROWS: dict[str, set[str]] = {
     "nir.reading": {"errors", "network", "nir.chain", "nir.numbers", "nir.stacking"},
     "nir.writing": {"agent", "errors", "network", "nir.numbers"},
     "nir": {"nir.reading", "nir.writing"},
-    "metrics": {
-        *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
-    },
+    "operations": {"connections", "errors", "layers", "network"},
+    "energy": {"errors", "operations"},
+    "metrics": {"errors", "hardware", "operations", "preprocessing", "statistics"},
     "episode": {"errors", "network"},
     "wrappers.encode": {"agent", "encoding", "errors", "network", "preprocessing"},
     "wrappers.events": {"agent", "errors", "network"},
@@ -99,7 +99,7 @@ ARROWS: dict[str, set[str]] = {
     "envs.catch": {"errors"},
     "envs": {"envs.catch", "wrappers"},
     "evaluation": {
-        *("errors", "hardware", "metrics", "network", "statistics"),
+        *("energy", "errors", "hardware", "metrics", "operations", "statistics"),
     },
     "plots.drawing": {"errors"},
     "plots.episode": {"agent", "episode", "errors", "network", "plots.drawing"},
