@@ -108,9 +108,9 @@ for name, original, source, more in (
             result = evaluate(policy, make_env, original=original, episodes=arguments.episodes)
         if steps == arguments.sim_steps[0]:
             side = result.original
-            print(f"{name:<12}{'':>6}{f'{side.mean_return.value:.2f} ({side.std:.2f})':>20}")
+            before = f"{side.mean_return.value:.2f} ({side.std:.2f})"
+            print(f"{name:<12}{'':>6}{before:>20}")
         side, e = result.spiking, result.agreement
         shown = f"{e.value:.2%} [{e.low:.2%}, {e.high:.2%}]"
-        print(
-            f"{'':<12}{steps:>6}{f'{side.mean_return.value:.2f} ({side.std:.2f})':>20}{shown:>30}"
-        )
+        after = f"{side.mean_return.value:.2f} ({side.std:.2f})"
+        print(f"{'':<12}{steps:>6}{after:>20}{shown:>30}")

@@ -8,6 +8,7 @@ and conversion accuracy of both after conversion.
 """
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ def train_classifier(observations, actions, widths, updates):
     """A ReLU network that is told the action by cross entropy."""
     torch.manual_seed(0)
     sizes = [observations.shape[1], *widths, int(actions.max()) + 1]
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    net = nn.Sequential(*[part for pair in pairs for part in (nn.Linear(*pair), nn.ReLU())][:-1])
+    layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+    net = nn.Sequential(*layers[:-1])
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     rows, labels = torch.as_tensor(observations), torch.as_tensor(actions)
     for update in range(1, updates + 1):

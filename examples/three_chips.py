@@ -17,7 +17,6 @@ usable = [name for name, state in spikerl.backends.available().items() if state.
 for backend in [name for name in ("cpu", "nest", "spikingjelly", "torch") if name in usable][:3]:
     with spikerl.HardwarePolicy(agent, backend, seed=0) as policy:
         result = evaluate(policy, lambda: gym.make("CartPole-v1"), original=model, episodes=2)
-    print(
-        f"{backend}: return {result.spiking.mean_return.value:.1f}, agreement {result.agreement},"
-    )
-    print(f"  {result.synaptic_operations:,.0f} ACs, {result.spiking.latency_ms:.2f} ms a decision")
+    side, counted = result.spiking, result.cost.operations
+    print(f"{backend}: return {side.mean_return}, agreement {result.agreement},")
+    print(f"  {counted.effective_acs:,.0f} ACs and {side.latency_ms:.2f} ms a decision")

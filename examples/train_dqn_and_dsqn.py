@@ -5,8 +5,8 @@
 As in the Deep Spiking Q-Networks thesis: the best average of 100 training episodes, then the mean
 and the standard deviation of the return after loading, and the share of equal decisions
 ("conversion accuracy") of the spiking network on the back end `cpu` and in torch. With several runs
-also the interquartile mean over all of them, and how likely a spiking run does better. One run of
-50,000 steps takes half a minute (DQN) and a few minutes (spiking).
+also the interquartile mean over all of them, and how likely a spiking run does better. 50,000 steps
+of both take about two minutes on one core.
 """
 
 import argparse
