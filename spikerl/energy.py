@@ -224,5 +224,9 @@ def original_macs(provenance: Mapping[str, Any]) -> int | None:
 
 
 def nano(value: float) -> str:
-    """An energy in nJ with its unit."""
-    return f"{value:,.3g} nJ" if value < 1000 else f"{value / 1000:,.4g} µJ"
+    """An energy in nJ, in the unit that suits it."""
+    for unit in ("nJ", "µJ", "mJ"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} J"

@@ -10,7 +10,7 @@ from policies import model
 from small_agents import observations, pole
 
 import spikerl
-from spikerl.energy import HARDWARE, PARTS, cost, estimate, original_macs
+from spikerl.energy import HARDWARE, PARTS, cost, estimate, nano, original_macs
 from spikerl.errors import SpikerlError
 from spikerl.evaluation import evaluate
 from spikerl.hardware import HardwarePolicy
@@ -60,6 +60,9 @@ def test_what_a_chip_has_no_price_for_is_said() -> None:
 def test_energies_are_shown_in_a_unit_that_fits() -> None:
     assert str(estimate(COUNTED, "odin")).startswith("12.7 nJ (")
     assert str(estimate(COUNTED, "spinnaker")).startswith("47 µJ (")
+    assert [nano(x) for x in (0.1, 999.4, 999.6, 2e6, 3e9)] == [
+        *("0.1 nJ", "999 nJ", "1 µJ", "2 mJ", "3 J")
+    ]
 
 
 @pytest.mark.parametrize("name", HARDWARE)
