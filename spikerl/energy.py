@@ -1,6 +1,6 @@
 """Estimates of the energy of a decision, from published energies of single operations.
 
-Imports operations, network and errors. No figure here was measured by spikerl: each is what the
+Imports operations and errors. No figure here was measured by spikerl: each is what the
 operations that were counted would take at the price a publication gives, and says what it leaves
 out. Memory, static power and everything around the network are left out by all but TrueNorth's.
 """
@@ -184,7 +184,8 @@ def estimate(
 class Cost:
     """What a decision costs; operations and sparsity of activations are means over decisions.
 
-    footprint:      bytes of weights, parameters and state, see operations.footprint().
+    footprint:      bytes of weights (in the bits they were rounded to, else 32), parameters and
+                    state, see operations.footprint().
     original_macs:  multiply-accumulates of the network converted; None where unknown.
     energy:         an estimate for every entry of the table.
     """
@@ -206,8 +207,10 @@ def cost(agent: Any, tally: Tally) -> Cost:
     """What the decisions of an agent cost that a tally has counted, with their drives."""
     counted = tally.operations(agent.network)
     macs = original_macs(agent.provenance)
+    recipe = agent.provenance.get("recipe")
+    bits = recipe.get("weight_bits") if isinstance(recipe, Mapping) else None
     return Cost(
-        footprint=footprint(agent.network),
+        footprint=footprint(agent.network, weight_bits=bits if isinstance(bits, int) else 32),
         connection_sparsity=connection_sparsity(agent.network),
         activation_sparsity=tally.activation_sparsity(),
         operations=counted,
@@ -220,7 +223,7 @@ def original_macs(provenance: Mapping[str, Any]) -> int | None:
     """The multiply-accumulates of the network an agent was converted from, if it knows them."""
     source = provenance.get("source")
     found = source.get("macs") if isinstance(source, Mapping) else None
-    return found if isinstance(found, int) else None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def nano(value: float) -> str:

@@ -107,15 +107,17 @@ def evaluate(
     def decide_spiking(observation: Any, start: bool) -> Any:
         nonlocal state
         action, state = policy.predict(observation, None if start else state)
+        return action
+
+    def count() -> None:  # after the clock has stopped
         assert policy.recording is not None
         tally.add(policy.recording, policy.drive)
-        return action
 
     env = make_env()
     try:
         environment = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         theirs = None if original is None else _play(decide_originally, env, seeds, tick)
-        ours = _play(decide_spiking, env, seeds, tick)
+        ours = _play(decide_spiking, env, seeds, tick, count)
     finally:
         env.close()
     likeness = None if original is None else _likeness(policy, original, ours)
@@ -150,6 +152,7 @@ def _play(
     env: gym.Env[Any, Any],
     seeds: tuple[int, ...],
     tick: Callable[[], None],
+    count: Callable[[], None] | None = None,
 ) -> list[_Episode]:
     episodes = []
     for seed in seeds:
@@ -160,6 +163,8 @@ def _play(
             begin = time.perf_counter()
             action = decide(observation, not episode.actions)
             episode.seconds.append(time.perf_counter() - begin)
+            if count is not None:
+                count()
             episode.observations.append(observation)
             episode.actions.append(action)
             observation, reward, terminated, truncated, _ = env.step(action)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -242,17 +243,37 @@ def _ways(network: SpikingNetwork) -> Iterator[list[Layer]]:
 
 def _connections(way: list[Layer]) -> int:
     """Synapses of a way, those of weight zero and recurrent ones included."""
-    last = way[-1]
-    if len(way) == 1 and isinstance(last, Dense):
+    last, moving = way[-1], [layer for layer in way if not isinstance(layer, Flatten)]
+    if len(moving) == 1 and isinstance(last, Dense):
         found = int(last.weight.size)
+    elif len(moving) == 1 and isinstance(last, Conv2d):
+        n_out, n_in, *kernel = last.weight.shape
+        places = (
+            _inside(*axis)
+            for axis in zip(
+                last.input_shape[1:],
+                kernel,
+                last.stride,
+                last.padding,
+                last.output_shape[1:],
+                strict=True,
+            )
+        )
+        found = int(n_out * n_in * prod(places))
     else:
         ones: list[Any] = [
             replace(x, weight=np.ones_like(x.weight)) if isinstance(x, (Dense, Conv2d)) else x
-            for x in way
+            for x in moving
         ]
         found = len(synapses(ones).targets)
     recurrent = last.recurrent_weight if isinstance(last, NeuronLayer) else None
     return found + (0 if recurrent is None else int(recurrent.size))
+
+
+def _inside(size: int, kernel: int, stride: int, padding: int, windows: int) -> int:
+    """Places of all windows along one axis that lie in the map and not in its padding."""
+    places = np.arange(windows)[:, None] * stride - padding + np.arange(kernel)
+    return int(((places >= 0) & (places < size)).sum())
 
 
 def _recurrent(layer: NeuronLayer) -> NDArray[np.int64]:

@@ -122,4 +122,7 @@ def test_an_agent_of_unknown_origin_has_no_original_to_compare_with() -> None:
     assert found.original_macs is None
     assert [entry.original for entry in found.energy] == [None] * len(HARDWARE)
     assert original_macs({"source": {"macs": "many"}}) is None
+    rounded = replace(agent, provenance={"recipe": {"weight_bits": 8}})
+    weights = sum(layer.weight.size for layer in agent.network.neuron_layers)
+    assert found.footprint - cost(rounded, tally).footprint == 3 * weights
     assert original_macs({"source": None}) is None

@@ -90,6 +90,14 @@ def test_a_network_where_all_speak_at_every_step_takes_all_there_are() -> None:
     assert activation_sparsity(recording) == 0.0
 
 
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
+def test_a_convolution_has_as_many_synapses_as_there_are(stride: Any, padding: Any) -> None:
+    conv = Conv2d(np.ones((2, 3, 3, 4)), (3, 7, 9), stride=stride, padding=padding, spiking=False)
+    fan = input_fan_out(SpikingNetwork((conv,)))
+    assert dense_macs([conv]) == fan.sum()
+
+
 def test_a_plain_network_multiplies_once_and_its_poolings_cost_nothing() -> None:
     network = pixels().network
     shapes = [layer.weight.size for layer in network.layers if isinstance(layer, Dense)]
