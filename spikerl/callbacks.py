@@ -29,8 +29,9 @@ from spikerl.backends.base import Backend
 from spikerl.conversion import check_arguments, convert
 from spikerl.conversion.environments import made_again, made_from, maker, todays_id
 from spikerl.errors import ConversionError, ConversionWarning
-from spikerl.evaluation import Tally, evaluate
+from spikerl.evaluation import evaluate
 from spikerl.hardware import HardwarePolicy
+from spikerl.operations import Tally
 
 WHEN = ("end", "eval")
 Maker = Callable[[], gym.Env[Any, Any]]

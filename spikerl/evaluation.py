@@ -14,16 +14,20 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from spikerl.energy import Cost, cost
 from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.metrics import Predictor, firing_rates, percent_error, synaptic_operations
-from spikerl.network import Recording, SpikingNetwork
+from spikerl.metrics import Predictor, percent_error
+from spikerl.operations import Tally
 from spikerl.statistics import Estimate, Paired, mean, paired, share
 
 
 @dataclass(frozen=True)
 class Side:
-    """One policy's episodes. std is over episodes; decisions_per_second counts predict() only."""
+    """One policy's episodes. std is over episodes; speed and latencies are of predict() only.
+
+    latency_ms: the median of a decision here; slow_ms: what 99 % of them stay within.
+    """
 
     name: str
     returns: tuple[float, ...]
@@ -31,6 +35,8 @@ class Side:
     std: float
     mean_length: float
     decisions_per_second: float
+    latency_ms: float
+    slow_ms: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Evaluation:
     rates:        spikes per neuron and step of each spiking layer.
     synaptic_operations: additions of a weight that spikes cause, per decision; see metrics.
     paired:       the spiking policy's returns less the original's, seed by seed.
+    cost:         footprint, sparsity, operations and estimates of energy per decision.
     """
 
     environment: str
@@ -56,39 +63,11 @@ class Evaluation:
     rates: tuple[float, ...]
     synaptic_operations: float
     paired: Paired | None
+    cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
-
-
-class Tally:
-    """The spikes of many decisions, added up as they are made."""
-
-    def __init__(self) -> None:
-        self.decisions = 0
-        self._total: Recording | None = None
-
-    def add(self, recording: Recording) -> None:
-        """Count the spikes of a recording, whose rows are decisions."""
-        sums = [counts.sum(axis=0, keepdims=True) for counts in recording.counts]
-        if self._total is not None:
-            sums = [old + new for old, new in zip(self._total.counts, sums, strict=True)]
-        self._total = Recording(tuple(sums), (), recording.sim_steps)
-        self.decisions += max((len(counts) for counts in recording.counts), default=1)
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Spikes per neuron and step of each spiking layer."""
-        if self._total is None:
-            return ()
-        return tuple(rate / self.decisions for rate in firing_rates(self._total))
-
-    def synaptic_operations(self, network: SpikingNetwork) -> float:
-        """Additions of a weight per decision; see metrics.synaptic_operations()."""
-        if self._total is None:
-            return 0.0
-        return synaptic_operations(self._total, network) / self.decisions
 
 
 def evaluate(
@@ -128,15 +107,17 @@ def evaluate(
     def decide_spiking(observation: Any, start: bool) -> Any:
         nonlocal state
         action, state = policy.predict(observation, None if start else state)
-        assert policy.recording is not None
-        tally.add(policy.recording)
         return action
+
+    def count() -> None:  # after the clock has stopped
+        assert policy.recording is not None
+        tally.add(policy.recording, policy.drive)
 
     env = make_env()
     try:
         environment = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         theirs = None if original is None else _play(decide_originally, env, seeds, tick)
-        ours = _play(decide_spiking, env, seeds, tick)
+        ours = _play(decide_spiking, env, seeds, tick, count)
     finally:
         env.close()
     likeness = None if original is None else _likeness(policy, original, ours)
@@ -154,6 +135,7 @@ def evaluate(
         rates=tally.rates,
         synaptic_operations=tally.synaptic_operations(policy.agent.network),
         paired=None if before is None else paired(after.returns, before.returns),
+        cost=cost(policy.agent, tally),
     )
 
 
@@ -162,7 +144,7 @@ class _Episode:
     observations: list[Any]
     actions: list[Any]
     total: float
-    seconds: float
+    seconds: list[float]
 
 
 def _play(
@@ -170,16 +152,19 @@ def _play(
     env: gym.Env[Any, Any],
     seeds: tuple[int, ...],
     tick: Callable[[], None],
+    count: Callable[[], None] | None = None,
 ) -> list[_Episode]:
     episodes = []
     for seed in seeds:
         observation, _ = env.reset(seed=seed)
-        episode = _Episode([], [], 0.0, 0.0)
+        episode = _Episode([], [], 0.0, [])
         over = False
         while not over:
             begin = time.perf_counter()
             action = decide(observation, not episode.actions)
-            episode.seconds += time.perf_counter() - begin
+            episode.seconds.append(time.perf_counter() - begin)
+            if count is not None:
+                count()
             episode.observations.append(observation)
             episode.actions.append(action)
             observation, reward, terminated, truncated, _ = env.step(action)
@@ -193,13 +178,17 @@ def _play(
 def _side(name: str, episodes: list[_Episode]) -> Side:
     returns = tuple(episode.total for episode in episodes)
     decisions = sum(len(episode.actions) for episode in episodes)
+    seconds = np.concatenate([episode.seconds for episode in episodes])
+    median, slow = np.quantile(seconds, [0.5, 0.99]) * 1000
     return Side(
         name=name,
         returns=returns,
         mean_return=mean(returns),
         std=float(np.std(returns)),
         mean_length=decisions / len(episodes),
-        decisions_per_second=decisions / sum(episode.seconds for episode in episodes),
+        decisions_per_second=decisions / float(seconds.sum()),
+        latency_ms=float(median),
+        slow_ms=float(slow),
     )
 
 

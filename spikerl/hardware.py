@@ -87,12 +87,27 @@ class HardwarePolicy:
         if self.agent.stateful:
             self._require_memory(n_envs)
         self.recording: Recording | None = None
+        self._drives: list[FloatArray] = []
         self._rng = np.random.default_rng(seed)
         self.records_spikes = record_spikes or self.agent.decoder.read.needs_spikes
         self._session = self.backend.compile(
             self.agent.network, batch_size=n_envs, seed=seed, **backend_options
         )
         self._decisions = np.zeros(n_envs, dtype=np.int64)  # since each row's episode start
+
+    @property
+    def drive(self) -> FloatArray | None:
+        """What entered the network for the last decision [T, B, n_in], None before the first.
+
+        A drive that is constant in time has stride 0 along T.
+        """
+        parts = self._drives
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        if any(part.strides[0] for part in parts):
+            return np.concatenate(parts, axis=1)
+        first = np.concatenate([part[0] for part in parts])
+        return np.broadcast_to(first, (self.sim_steps, *first.shape))
 
     @property
     def n_envs(self) -> int:
@@ -153,11 +168,12 @@ class HardwarePolicy:
     def _values(self, rows: FloatArray) -> FloatArray:
         size = len(rows) if self.agent.stateful else self.n_envs
         self.recording = None  # a back end may have to finish one that is still held
-        recordings = []
+        self._drives, recordings = [], []
         for start in range(0, len(rows), size):
             if not self.agent.stateful:
                 self._session.reset()
             drive = self.agent.encoder.encode(rows[start : start + size], self.sim_steps, self._rng)
+            self._drives.append(drive)
             recordings.append(self._session.run(drive, record_spikes=self.records_spikes))
         self._decisions += self.agent.stateful
         self.recording = recordings[0] if len(recordings) == 1 else Recording.joined(recordings)

@@ -1,6 +1,6 @@
 """Measures of a spiking policy: against the policy it came from, and what it costs.
 
-Imports numpy, hardware, connections and statistics.
+Imports numpy, hardware and statistics; what is counted of a network is in operations.
 """
 
 from __future__ import annotations
@@ -11,12 +11,36 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from spikerl.connections import synapses
 from spikerl.errors import ShapeError, SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.network import Dense, Layer, NeuronLayer, Recording, SpikingNetwork
+from spikerl.operations import (
+    Operations,
+    activation_sparsity,
+    connection_sparsity,
+    fan_outs,
+    firing_rates,
+    footprint,
+    operations,
+    synaptic_operations,
+)
 from spikerl.preprocessing import Observation
 from spikerl.statistics import Estimate, mean, share
+
+__all__ = [
+    "Operations",
+    "Predictor",
+    "action_error",
+    "activation_sparsity",
+    "agreement",
+    "connection_sparsity",
+    "error_unit",
+    "fan_outs",
+    "firing_rates",
+    "footprint",
+    "operations",
+    "percent_error",
+    "synaptic_operations",
+]
 
 
 class Predictor(Protocol):
@@ -92,62 +116,6 @@ def error_unit(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Box) and not space.is_bounded("both"):
         return "the range (of the original's standard deviation where there is none)"
     return "the range"
-
-
-def firing_rates(recording: Recording) -> tuple[float, ...]:
-    """Spikes per neuron and step of every spiking layer, averaged over the batch."""
-    return tuple(float(counts.mean()) / recording.sim_steps for counts in recording.counts)
-
-
-def fan_outs(network: SpikingNetwork) -> tuple[NDArray[np.int64], ...]:
-    """Synapses of non-zero weight that a spike of each neuron reaches, [n] per spiking layer.
-
-    Pooling on the way to the next layer with neurons is part of the synapse; a layer's own
-    recurrent weights count as well. Nothing hears a spiking output layer.
-    """
-    found: list[NDArray[np.int64]] = []
-    sender: NeuronLayer | None = None
-    way: list[Layer] = []
-    for layer in network.layers:
-        way.append(layer)
-        if isinstance(layer, NeuronLayer):
-            if sender is not None:
-                found.append(np.diff(synapses(way).starts) + _recurrent(sender))
-            sender, way = layer, []
-    assert sender is not None  # the last layer of a network has neurons
-    if sender.spiking:
-        found.append(_recurrent(sender))
-    return tuple(found)
-
-
-def synaptic_operations(recording: Recording, network: SpikingNetwork) -> float:
-    """Additions of a weight that spikes cause, per decision (row) of a recording.
-
-    NeuroBench's effective accumulates (Yik et al. 2025): every spike times its fan-out of non-zero
-    weights, over all T steps; see fan_outs(). What the drive does in the first layer is not among
-    them: with a constant current it is the same sum at every step.
-    Raises ShapeError for a recording of another network.
-    """
-    fans = fan_outs(network)
-    found = [counts.shape[1] for counts in recording.counts]
-    wanted = [len(fan) for fan in fans]
-    if found != wanted:
-        raise ShapeError(
-            f"the recording has {found} neurons per spiking layer, the network {wanted}; pass the "
-            "network that was recorded"
-        )
-    return float(
-        sum((counts @ fan).mean() for counts, fan in zip(recording.counts, fans, strict=True))
-    )
-
-
-def _recurrent(layer: NeuronLayer) -> NDArray[np.int64]:
-    """Of each neuron, the neurons of its own layer that hear it."""
-    weights = layer.recurrent if isinstance(layer, Dense) else None
-    if weights is None:
-        return np.zeros(layer.n_out, dtype=np.int64)
-    heard: NDArray[np.int64] = (weights != 0).sum(axis=0)
-    return heard
 
 
 def _actions(

@@ -1,6 +1,6 @@
 """The report of a conversion as one HTML page that needs nothing but a browser.
 
-Imports agent, evaluation, metrics and plots; jinja2 and matplotlib late (the extra `plots`).
+Imports agent, energy, evaluation, metrics and plots; late: jinja2, matplotlib (extra `plots`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from spikerl import plots
 from spikerl.agent import SpikingAgent
+from spikerl.energy import nano
 from spikerl.errors import SpikerlError
 from spikerl.evaluation import Evaluation, Side
 from spikerl.metrics import error_unit
@@ -66,6 +67,8 @@ def make_page(agent: SpikingAgent, evaluation: Evaluation | None) -> str:
         sides=[] if evaluation is None else list(_sides(evaluation)),
         verdicts=[] if evaluation is None else list(_verdicts(agent, evaluation)),
         layers=list(_layers(report, evaluation)),
+        costs=[] if evaluation is None else list(_costs(evaluation)),
+        counted="" if evaluation is None else _counted(evaluation),
         settings=list(_settings(agent, report, evaluation)),
     )
 
@@ -123,6 +126,27 @@ def _cards(
         "value": f"{evaluation.synaptic_operations:,.0f}",
         "note": "additions of a weight per decision, without those of the input",
     }
+
+
+def _costs(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+    for found in evaluation.cost.energy:
+        original = NOTHING if found.original is None else nano(found.original)
+        source = f"{found.source} ({found.year})"
+        missing = ", ".join(found.left_out) or NOTHING
+        yield found.hardware, nano(found.value), original, missing, source
+
+
+def _counted(evaluation: Evaluation) -> str:
+    cost, counted = evaluation.cost, evaluation.cost.operations
+    macs = "" if cost.original_macs is None else f" The original: {cost.original_macs:,} MACs."
+    return (
+        f"A decision takes {counted.spikes:,.0f} spikes, {counted.effective_acs:,.0f} accumulates "
+        f"and {counted.effective_macs:,.0f} multiply-accumulates of the input, of "
+        f"{counted.dense:,.0f} synaptic operations if all were active.{macs} Activation sparsity "
+        f"{cost.activation_sparsity:.3f}, connection sparsity {cost.connection_sparsity:.3f}, "
+        f"footprint {cost.footprint:,} bytes; median latency here "
+        f"{evaluation.spiking.latency_ms:.3g} ms."
+    )
 
 
 def _plots(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Any
@@ -15,6 +16,8 @@ Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 EXACT = 20  # pairs up to which every assignment of signs is tried, 2^19 of them
 DRAWN = 20_000  # assignments drawn at random beyond that
+
+Runs = Sequence[ArrayLike]  # of each run, the returns of its episodes; lengths may differ
 
 BLOCKS = 50  # a stretch of time is cut into, where nothing else tells which values are alike
 
@@ -144,6 +147,107 @@ def paired(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Paired:
             hits += int((np.abs(flips @ moving) >= least).sum())
         p_value, method = hits / (DRAWN + 1), f"sign flips, {DRAWN:,} drawn"
     return Paired(mean(difference, seed=seed), p_value, len(difference), method)
+
+
+def iqm(values: ArrayLike) -> float:
+    """The interquartile mean: of the middle half, int(n / 4) values cut off at either end.
+
+    Less at the mercy of single runs than a mean, steadier than a median (Agarwal et al. 2021).
+    """
+    ordered = np.sort(_some(values))
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def optimality_gap(values: ArrayLike, target: float) -> float:
+    """How far values fall short of a target on average; what is beyond it makes up for nothing."""
+    return float(np.maximum(target - _some(values), 0.0).mean())
+
+
+def over_runs(
+    runs: Runs | Mapping[str, Runs],
+    statistic: Callable[[NDArray[np.float64]], float] = iqm,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Estimate:
+    """A statistic of all episodes of some training runs, with an interval that knows of the runs.
+
+    A stratified bootstrap (Agarwal et al. 2021): within each task runs are drawn, and within each
+    of these its episodes. runs: of one task, or a mapping from tasks to theirs; scores of several
+    tasks must be in one unit already. One run alone says nothing about others: the interval is then
+    about its episodes, and the method says so.
+    Raises SpikerlError where there are no runs, or a run has no episodes.
+    """
+    tasks = [_runs(found) for found in (runs.values() if isinstance(runs, Mapping) else [runs])]
+    if not tasks:
+        raise SpikerlError("wanted training runs to estimate from, found no task")
+    everything = np.concatenate([run for task in tasks for run in task])
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = []
+        for task in tasks:
+            chosen = rng.integers(len(task), size=len(task))
+            drawn += [rng.choice(task[i], len(task[i])) for i in chosen]
+        found.append(statistic(np.concatenate(drawn)))
+    low, high = np.quantile(found, [0.025, 0.975])
+    fewest = min(len(task) for task in tasks)
+    method = (
+        "bootstrap over runs and episodes" if fewest > 1 else "bootstrap over episodes of a run"
+    )
+    return Estimate(float(statistic(everything)), float(low), float(high), len(everything), method)
+
+
+def improvement(
+    first: ArrayLike | Mapping[str, ArrayLike],
+    second: ArrayLike | Mapping[str, ArrayLike],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Estimate:
+    """The probability that a run of the first does better than one of the second; 0.5: no more.
+
+    Mann-Whitney's U over the number of pairs: ties count half. A score for each run, of one task or
+    of several (a mapping, over whose tasks the mean is taken); the interval is a bootstrap over
+    runs within each task (Agarwal et al. 2021).
+    Raises SpikerlError where scores are missing or the tasks are not the same.
+    """
+    ours = first if isinstance(first, Mapping) else {"": first}
+    theirs = second if isinstance(second, Mapping) else {"": second}
+    if set(ours) != set(theirs) or not ours:
+        raise SpikerlError(f"wanted the same tasks of both, found {[*ours]} and {[*theirs]}")
+    rng = np.random.default_rng(seed)
+    value, drawn, n = 0.0, np.zeros(resamples), 0
+    for task, scores in ours.items():
+        a, b = _some(scores), _some(theirs[task])
+        better = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+        value += float(better.mean()) / len(ours)
+        # how often each run is drawn, in every resample
+        one = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), resamples)
+        other = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), resamples)
+        drawn += np.einsum("ri,ij,rj->r", one, better, other) / better.size / len(ours)
+        n += better.size
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), n, "bootstrap over runs")
+
+
+def profile(
+    runs: Runs, thresholds: ArrayLike, seed: int = 0, resamples: int = 2000
+) -> list[Estimate]:
+    """The share of episodes beyond each threshold: a performance profile (Dolan & More 2002).
+
+    Intervals are of over_runs(), each for its threshold alone.
+    """
+    return [
+        over_runs(runs, lambda found, t=t: float((found > t).mean()), seed, resamples)  # type: ignore[misc]
+        for t in np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
+    ]
+
+
+def _runs(runs: Runs) -> list[NDArray[np.float64]]:
+    found = [_some(run) for run in runs]
+    if not found:
+        raise SpikerlError("wanted training runs to estimate from, found none")
+    return found
 
 
 def _some(values: ArrayLike) -> NDArray[np.float64]:

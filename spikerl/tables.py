@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from spikerl.energy import nano
 
 if TYPE_CHECKING:
     from spikerl.backends import BackendState
     from spikerl.backends.base import Capabilities
     from spikerl.bench import BenchResult
+    from spikerl.energy import Hardware
     from spikerl.evaluation import Evaluation
 
 
@@ -53,6 +56,45 @@ def evaluation_lines(result: Evaluation, error_unit: str) -> list[str]:
     lines.append(f"spikes per neuron and step, by layer: {rates}")
     lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
     return lines
+
+
+def cost_lines(result: Evaluation, places: Iterable[str]) -> list[str]:
+    """What a decision costs; places: hardware to estimate its energy on."""
+    cost, counted = result.cost, result.cost.operations
+    latencies = [
+        f"{side.name} {side.latency_ms:.3g} ms (99 % within {side.slow_ms:.3g})"
+        for side in (result.original, result.spiking)
+        if side is not None
+    ]
+    lines = [
+        f"latency here: {', '.join(latencies)}",
+        f"a decision: {counted.spikes:,.0f} spikes, {counted.effective_acs:,.0f} ACs, "
+        f"{counted.effective_macs:,.0f} MACs, {counted.dense:,.0f} dense; activation sparsity "
+        f"{cost.activation_sparsity:.3f}, connection sparsity {cost.connection_sparsity:.3f}, "
+        f"footprint {cost.footprint:,} bytes",
+    ]
+    for place in places:
+        found = cost.on(place)
+        line = f"energy on {place}: {found}"
+        if found.original is not None:
+            line += f"; the original's {cost.original_macs:,} MACs: {nano(found.original)}"
+        lines.append(line)
+    return lines
+
+
+def hardware(entries: Iterable[Hardware]) -> Table:
+    """Energies of operations in pJ, and whose figures they are."""
+    table = Table(title="published energies in pJ", show_lines=True)
+    for heading in ("name", "technology", "MAC", "AC", "update", "leak", "spike"):
+        table.add_column(heading, justify="left" if heading in ("name", "technology") else "right")
+    table.add_column("source", overflow="fold")
+    for entry in entries:
+        prices = (entry.mac, entry.ac, entry.update, entry.leak, entry.spike)
+        shown = ("" if price is None else f"{price:,g}" for price in prices)
+        table.add_row(
+            entry.name, entry.technology, *shown, f"{entry.source}, {entry.year}: {entry.note}"
+        )
+    return table
 
 
 def bench(result: BenchResult) -> Table:

@@ -194,6 +194,31 @@ def test_evaluation_plays_the_episodes_of_a_loop_by_hand() -> None:
     assert len(result.rates) == 2
 
 
+def test_evaluate_says_what_a_decision_costs() -> None:
+    short = ("--episodes", 1, "-T", 4, "--seed", 3)
+    done = run("evaluate", AGENT, *short, "--hardware", "odin")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"latency here: original \S+ ms .*, spiking \S+ ms", done.stdout)
+    assert "the original's 4,480 MACs: 20.6 nJ" in done.stdout  # 4 x 64 + 64 x 64 + 64 x 2
+    assert re.search(r"energy on odin: .*estimate.* without input, neurons", done.stdout)
+    cost = json.loads(run("evaluate", AGENT, *short, "--json").stdout)["cost"]
+    counted = cost["operations"]
+    assert counted["effective_macs"] == 4 * 4 * 64
+    assert counted["dense"] == 4 * cost["original_macs"] == 4 * 4480
+    assert f"{counted['effective_acs']:,.0f} ACs" in done.stdout
+    listed = json.loads(run("energy", "--json").stdout)
+    assert [found["hardware"] for found in cost["energy"]] == list(listed)
+    assert all(entry["source"] and entry["year"] for entry in listed.values())
+    assert "Davies et al." in run("energy").stdout.replace("\n", " ")
+
+
+def test_hardware_without_known_energies_is_refused_before_the_work() -> None:
+    done = run("evaluate", AGENT, "--hardware", "abacus")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no energies of 'abacus' are known; wanted one of cmos45")
+    assert "Traceback" not in done.stderr
+
+
 def test_continuous_policies_are_compared_by_their_error() -> None:
     source = model("sac")
     agent = spikerl.convert(source, n_calibration=400, sim_steps=256)

@@ -1,6 +1,7 @@
 """Every file in examples/ runs to its end, in a fresh process and an empty directory."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,20 @@ SHORTER = {
     "dynapse_cartpole": ["--updates", "10", "--episodes", "1"],
     "frozen_noise": ["--updates", "20"],
     "keras_to_loihi": ["--quick"],
+    "mountain_car": ["--timesteps", "2000", "--sim-steps", "10", "50", "--episodes", "2"],
+    "policy_gradient": ["--timesteps", "4000", "--sim-steps", "10", "50", "--episodes", "2"],
+    "replay_classifier": ["--size", "2000", "--updates", "1500", "--episodes", "1"],
+    "train_dqn_and_dsqn": ["--timesteps", "2000", "--runs", "2", "--episodes", "2"],
+}
+# what the run must have printed besides
+SAID = {
+    "custom_backend": r"'fixed-point' keeps the neuron contract: \d\d checks",
+    "mountain_car": r"(?s)DQN .* 50 .*classifier .* 50 +-\d+\.\d+ \(.*%",
+    "policy_gradient": r"(?s)A2C .*\n +10 .*\n +50 +\d+\.\d+ \(.*%",
+    "replay_classifier": r"(?s)replay.npz: 2000 .* accuracy .*classifier: mean .*conversion acc",
+    "robot_loop": r"(?s)500 cycles of 20 ms, upright.*median +\d",
+    "three_chips": r"cpu: return .*, agreement \d.*\n.* ACs and \S+ ms a decision",
+    "train_dqn_and_dsqn": r"(?s)DSQN, run 1.* 100.00 %.*DSQN: interquartile mean.*probability",
 }
 
 
@@ -35,3 +50,8 @@ def test_the_example_runs_and_prints(path, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    assert re.search(SAID.get(path.stem, ""), done.stdout), done.stdout
+
+
+def test_what_is_said_of_examples_is_of_those_there_are():
+    assert {*SHORTER, *SAID, *NEEDS} <= {path.stem for path in EXAMPLES}

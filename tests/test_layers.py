@@ -141,9 +141,9 @@ ARROWS: dict[str, set[str]] = {
     "dynapse.imitation": {
         *("dynapse.circuit", "dynapse.policy", "dynapse.training", "errors", "network"),
     },
-    "metrics": {
-        *("connections", "errors", "hardware", "network", "preprocessing", "statistics"),
-    },
+    "operations": {"connections", "errors", "layers", "network"},
+    "energy": {"errors", "operations"},
+    "metrics": {"errors", "hardware", "operations", "preprocessing", "statistics"},
     "episode": {"errors", "network"},
     "wrappers.encode": {"agent", "encoding", "errors", "network", "preprocessing"},
     "wrappers.events": {"agent", "errors", "network"},
@@ -153,7 +153,7 @@ ARROWS: dict[str, set[str]] = {
     "envs.catch": {"errors"},
     "envs": {"envs.catch", "wrappers"},
     "evaluation": {
-        *("errors", "hardware", "metrics", "network", "statistics"),
+        *("energy", "errors", "hardware", "metrics", "operations", "statistics"),
     },
     "plots.drawing": {"errors"},
     "plots.episode": {"agent", "episode", "errors", "network", "plots.drawing"},

@@ -12,7 +12,6 @@ from small_agents import arm, observations, pixels, pole, thrower, walker
 
 from spikerl.agent import SpikingAgent
 from spikerl.errors import ShapeError, SpikerlError
-from spikerl.evaluation import Tally
 from spikerl.hardware import HardwarePolicy
 from spikerl.metrics import (
     action_error,
@@ -24,6 +23,7 @@ from spikerl.metrics import (
     synaptic_operations,
 )
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Recording, SpikingNetwork
+from spikerl.operations import Tally
 from spikerl.reference import simulate
 
 

@@ -16,15 +16,29 @@ import pytest
 from small_agents import REPORT, pole, walker
 
 from spikerl import plots
+from spikerl.energy import HARDWARE, Cost, estimate
 from spikerl.errors import SpikerlError
 from spikerl.evaluation import Evaluation, Side
+from spikerl.operations import Operations
 from spikerl.page import make_page, write_page
 from spikerl.report import ConversionReport, GapReport
 from spikerl.statistics import Estimate, mean, paired, share
 
+COUNTED = Operations(
+    dense=9000.0,
+    effective_macs=640.0,
+    effective_acs=2000.0,
+    input_macs=40.0,
+    updates=500.0,
+    leaks=0.0,
+    spikes=100.0,
+)
+
 
 def side(name: str, returns: list[float]) -> Side:
-    return Side(name, tuple(returns), mean(returns), float(np.std(returns)), 200.0, 9876.5)
+    return Side(
+        name, tuple(returns), mean(returns), float(np.std(returns)), 200.0, 9876.5, 0.125, 0.5
+    )
 
 
 def evaluation(*, alone: bool = False, episodes: int = 5) -> Evaluation:
@@ -42,6 +56,14 @@ def evaluation(*, alone: bool = False, episodes: int = 5) -> Evaluation:
         rates=(0.0625,),
         synaptic_operations=12345.6,
         paired=None if alone else paired(ours, theirs),
+        cost=Cost(
+            footprint=4321,
+            connection_sparsity=0.0,
+            activation_sparsity=0.9375,
+            operations=COUNTED,
+            original_macs=None if alone else 1000,
+            energy=tuple(estimate(COUNTED, x, None if alone else 1000) for x in HARDWARE.values()),
+        ),
     )
 
 
@@ -119,6 +141,14 @@ def test_the_page_says_what_was_measured() -> None:
         "Difference, seed by seed -4.",
         "Spiking less original, seed by seed: -4.85, 95 % interval",
         "Synaptic operations 12,346",
+        "A decision takes 100 spikes, 2,000 accumulates and 640 multiply-accumulates of the input, "
+        "of 9,000 synaptic operations if all were active. The original: 1,000 MACs.",
+        "footprint 4,321 bytes; median latency here 0.125 ms.",
+        # 40 x 4.6 + 2,000 x 0.9 + 500 x 1.8 + 100 x 0.9 pJ; 1,000 x 4.6 pJ
+        "cmos45-float32 2.97 nJ 4.6 nJ \u2013 Horowitz",
+        # 2,000 x 23.6 + 500 x 81 + 100 x 1.7 pJ
+        "loihi 87.9 nJ \u2013 input Davies",
+        "Energies are estimates, not measurements",
         "a sentence for the user: \u00e9\u03b8",
         "spiking (nest, T = 16) 411.3",
         "5 episodes each, seeds 7 to 11",
@@ -181,6 +211,7 @@ def test_a_single_episode_and_a_policy_alone_have_a_page() -> None:
     assert "nan" not in one.text
     alone = Page(make_page(pole(), evaluation(alone=True)))
     assert "Difference" not in alone.text
+    assert "cmos45-float32 2.97 nJ \u2013 \u2013 Horowitz" in alone.text
     assert "original" not in words_of(alone.images["Plot: Returns"])
 
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from spikerl.errors import SpikerlError
-from spikerl.statistics import Estimate, mean, paired, share
+from spikerl.statistics import (
+    Estimate,
+    improvement,
+    iqm,
+    mean,
+    optimality_gap,
+    over_runs,
+    paired,
+    profile,
+    share,
+)
 
 
 def test_wilsons_interval_against_values_computed_by_hand() -> None:
@@ -195,3 +205,115 @@ def test_a_clear_difference_is_found(n: int) -> None:
 def test_rows_of_different_length_are_refused() -> None:
     with pytest.raises(SpikerlError, match="in pairs are wanted, found 2 and 3"):
         paired([1, 2], [1, 2, 3])
+
+
+# --- training runs --------------------------------------------------------------------------------
+
+
+def test_the_interquartile_mean_by_hand() -> None:
+    assert iqm([100, 1, 2, 3, 4, 5, 6, -100]) == 3.5  # two cut off at either end
+    assert iqm([0, 1, 8]) == 3.0  # too few to cut any
+    assert iqm([7]) == 7.0
+
+
+def test_the_interquartile_mean_is_scipys_trimmed_mean() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for n in range(1, 30):
+        values = rng.normal(size=n)
+        assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))
+
+
+def test_what_is_beyond_the_target_makes_up_for_nothing() -> None:
+    assert optimality_gap([400, 500, 900], 500) == pytest.approx(100 / 3)
+
+
+def trained(rng: np.random.Generator, runs: int, spread: float) -> list[np.ndarray]:
+    """Runs whose means differ by chance, of ten episodes each."""
+    return [rng.normal(rng.normal(3, spread), 1, 10) for _ in range(runs)]
+
+
+def test_the_interval_over_runs_covers_where_one_over_episodes_does_not() -> None:
+    rng = np.random.default_rng(0)
+    inside, alone = [], []
+    for _ in range(100):
+        runs = trained(rng, 10, 2.0)
+        got = over_runs(runs, lambda found: float(found.mean()), resamples=200)
+        inside.append(got.low <= 3 <= got.high)
+        plain = mean(np.concatenate(runs), resamples=200)
+        alone.append(plain.low <= 3 <= plain.high)
+    assert np.mean(alone) < 0.7
+    assert 0.85 <= np.mean(inside) <= 1.0
+    assert (got.n, got.method) == (100, "bootstrap over runs and episodes")
+
+
+def test_runs_may_be_of_different_length_and_one_alone_is_said_to_be() -> None:
+    got = over_runs([[1.0, 2.0, 3.0]])
+    assert (got.value, got.method) == (2.0, "bootstrap over episodes of a run")
+    assert over_runs([[1.0], [1.0, 1.0]]).low == 1.0
+    assert over_runs([[1.0, 5.0], [3.0]], optimality_of_five).value == 2.0
+
+
+def optimality_of_five(values: np.ndarray) -> float:
+    return optimality_gap(values, 5.0)
+
+
+def test_runs_are_drawn_within_their_tasks() -> None:
+    # Between the tasks lies more than within: drawn over both, the mean would move.
+    tasks = {"near": [[0.0, 0.0], [1.0, 1.0]], "far": [[100.0, 100.0], [101.0, 101.0]]}
+    got = over_runs(tasks, lambda found: float(found.mean()))
+    assert got.value == 50.5
+    assert (got.low, got.high) == (50.0, 51.0)
+    assert over_runs([*tasks["near"], *tasks["far"]], lambda x: float(x.mean())).low < 30
+
+
+def test_the_probability_of_improvement_is_mann_whitneys() -> None:
+    got = improvement([3.0, 1.0, 2.0], [1.0, 0.0])
+    assert got.value == (2 + 1.5 + 2) / 6  # a tie counts half
+    assert (improvement([2, 2], [1]).value, improvement([1, 1], [1, 1]).value) == (1.0, 0.5)
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(9, size=12), rng.integers(7, size=8)
+    wanted = stats.mannwhitneyu(a, b).statistic / (12 * 8)
+    assert improvement(a, b).value == pytest.approx(wanted)
+
+
+def test_the_probability_of_improvement_is_a_mean_over_tasks() -> None:
+    got = improvement({"x": [1.0, 1.0], "y": [0.0]}, {"y": [1.0], "x": [0.0]})
+    assert (got.value, got.low, got.high) == (0.5, 0.5, 0.5)  # always won one, always lost one
+    with pytest.raises(SpikerlError, match=r"the same tasks of both, found \['x'\] and \['y'\]"):
+        improvement({"x": [1.0]}, {"y": [1.0]})
+
+
+def test_the_interval_of_an_improvement_covers() -> None:
+    rng = np.random.default_rng(1)
+    # normal, unit variance, one apart: P = Phi(1 / sqrt 2)
+    found = [
+        improvement(rng.normal(1, 1, 15), rng.normal(0, 1, 15), resamples=300) for _ in range(150)
+    ]
+    assert 0.88 <= np.mean([e.low <= 0.7602 <= e.high for e in found]) <= 1.0
+    assert np.mean([e.value for e in found]) == pytest.approx(0.7602, abs=0.02)
+
+
+def test_a_profile_falls_from_all_to_none() -> None:
+    got = profile([[1.0, 2.0], [3.0, 4.0]], [0, 1, 2.5, 4])
+    assert [e.value for e in got] == [1.0, 0.75, 0.5, 0.0]
+    assert (got[2].low, got[2].high) == (0.0, 1.0)  # whole runs are beyond it or not
+
+
+def test_nothing_to_estimate_from_is_said() -> None:
+    for call in (lambda: over_runs([]), lambda: over_runs({}), lambda: over_runs([[1.0], []])):
+        with pytest.raises(SpikerlError, match="found no"):
+            call()
+    with pytest.raises(SpikerlError, match="found no values"):
+        improvement([], [1.0])
+
+
+def test_exact_sign_flips_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.normal(0.6, 1, 9), rng.normal(size=9)
+    wanted = stats.permutation_test(
+        (ours - theirs,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert paired(ours, theirs).p_value == pytest.approx(wanted.pvalue)

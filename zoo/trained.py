@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import trim_mean
+
+from spikerl.statistics import over_runs
 
 HERE = Path(__file__).parent
 HEAD = """# Agents trained by rl-zoo3
@@ -27,21 +28,6 @@ interval (bootstrap over runs and episodes). Time is of the run on a shared mach
 """
 
 
-def interval(runs: list[list[float]], draws: int = 2000) -> tuple[float, float]:
-    """Bootstrap over runs, and over episodes within each."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        chosen = [np.asarray(runs[i]) for i in rng.integers(len(runs), size=len(runs))]
-        found.append(iqm(np.concatenate([rng.choice(run, len(run)) for run in chosen])))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def iqm(values: np.ndarray) -> float:
-    return float(trim_mean(values, 0.25))
-
-
 if __name__ == "__main__":
     lines = (HERE / "trained.jsonl").read_text("utf-8").splitlines()
     groups: dict[tuple[str, str, int, bool], list[dict]] = {}
@@ -50,11 +36,11 @@ if __name__ == "__main__":
     text = HEAD
     for (algo, env, n, spiking), rows in sorted(groups.items(), key=lambda item: item[0][:3]):
         runs = [row["returns"] for row in sorted(rows, key=lambda row: row["seed"])]
-        low, high = interval(runs)
+        found = over_runs(runs)
         means = ", ".join(f"{np.mean(run):.1f}" for run in runs)
         minutes = np.mean([row["seconds"] for row in rows]) / 60
         text += (
             f"| {algo} | {env} | {n:,} | {'spiking' if spiking else 'ordinary'} | {means} | "
-            f"{iqm(np.concatenate(runs)):.1f} [{low:.1f}, {high:.1f}] | {minutes:.1f} |\n"
+            f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}] | {minutes:.1f} |\n"
         )
     (HERE / "trained.md").write_text(text, "utf-8")

@@ -1,7 +1,7 @@
-"""The command line: spikerl convert | evaluate | watch | bench | backends. Imports typer and rich.
+"""The command line: spikerl convert | evaluate | watch | bench | backends | energy.
 
-Every command has --json: one JSON document on stdout, nothing else there. Errors are one line on
-stderr and a non-zero exit status.
+Imports typer and rich. Every command has --json: one JSON document on stdout, nothing else there.
+Errors are one line on stderr and a non-zero exit status.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ app = typer.Typer(
 for command in (convert.convert, evaluate.evaluate, watch.watch, bench.bench):
     app.command()(command)
 app.command("backends")(bench.list_backends)
+app.command("energy")(bench.list_energies)
 
 
 def main() -> None:

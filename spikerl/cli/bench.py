@@ -51,6 +51,18 @@ def bench(
         out.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
+def list_energies(as_json: Json = False) -> None:
+    """List the published energies that estimates are made of, with their sources."""
+    from dataclasses import asdict
+
+    from spikerl.energy import HARDWARE
+
+    if as_json:
+        print_json({name: asdict(entry) for name, entry in HARDWARE.items()})
+        return
+    out.print(tables.hardware(HARDWARE.values()))
+
+
 def list_backends(as_json: Json = False) -> None:
     """List every back end: usable or what to install, and what it can do."""
     from dataclasses import asdict

@@ -22,6 +22,8 @@ from spikerl.cli.console import (
 )
 from spikerl.errors import SpikerlError
 
+USUAL = "cmos45-float32"  # where the original has a price too
+
 
 def evaluate(
     source: Source,
@@ -36,16 +38,21 @@ def evaluate(
         int | None, typer.Option("--sim-steps", "-T", help="Steps per decision.")
     ] = None,
     vecnormalize: VecNormalizeFile = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(help="Estimate a decision's energy on it too; `spikerl energy` lists all."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first episode, and of chance.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Run the original and the spiking agent on the same seeds, side by side."""
-    from spikerl import backends
+    from spikerl import backends, energy
     from spikerl.agent import SpikingAgent
     from spikerl.conversion import convert as to_agent
     from spikerl.metrics import error_unit
 
     where = backends.get(backend)  # refuse an unknown one before the work begins
+    places = [energy.hardware(name).name for name in (USUAL, *(hardware or ()))]
     if agent is not None and vecnormalize is not None:
         raise SpikerlError("--vecnormalize is for converting; a saved --agent has its statistics")
     model, make_env, algorithm = origin(source, env)
@@ -70,7 +77,8 @@ def evaluate(
         return
     names = {"original": algorithm, "spiking": f"{backend}, T={result.sim_steps}"}
     out.print(tables.evaluation(result, names))
-    for line in tables.evaluation_lines(result, error_unit(spiking.action_space)):
+    lines = tables.evaluation_lines(result, error_unit(spiking.action_space))
+    for line in [*lines, *tables.cost_lines(result, dict.fromkeys(places))]:
         out.print(line, highlight=False, soft_wrap=True)
 
 

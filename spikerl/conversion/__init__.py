@@ -24,10 +24,12 @@ from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.conversion import build, candidate, export, fidelity, search
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source
+from spikerl.conversion.stack import PlainStack
 from spikerl.conversion.thresholds import RULES
 from spikerl.conversion.verification import verify
 from spikerl.errors import ConversionError, ConversionWarning
 from spikerl.network import RESETS, Reset
+from spikerl.operations import dense_macs
 
 _RULES = {
     "v_init": 0.5,
@@ -164,7 +166,7 @@ def convert(
         observation_space=origin.observation_space,
         action_space=origin.action_space,
         provenance={
-            "source": dict(origin.details),
+            "source": dict(origin.details) | _plain_macs(origin.stack),
             "environment": origin.env_id,
             "observations": sets.origin,
             "n_calibration": len(rows),
@@ -176,6 +178,13 @@ def convert(
         report=fidelity.make_report(trial, notes),
         stateful=spikes is not None and spikes.stateful,
     )
+
+
+def _plain_macs(stack: PlainStack) -> dict[str, int]:
+    """Multiply-accumulates of a decision before conversion; none of a network that spikes."""
+    if stack.layers[0].spikes is not None:
+        return {}
+    return {"macs": dense_macs(layer.core for layer in stack.layers)}
 
 
 def _for_target(reset: Reset, rules: dict[str, Any]) -> tuple[Reset, dict[str, Any]]:
