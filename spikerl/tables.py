@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -53,6 +53,32 @@ def evaluation_lines(result: Evaluation, error_unit: str) -> list[str]:
     lines.append(f"spikes per neuron and step, by layer: {rates}")
     lines.append(f"synaptic operations per decision: {result.synaptic_operations:,.0f}")
     return lines
+
+
+def experiment(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per cell of an experiment."""
+    table = Table()
+    left = ("agent", "conversion", "back end")
+    headings = (*left, "T", "seed", "return", "original", "agreement", "operations")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right")
+    for row in rows:
+        place = [row["agent"], row["conversion"], row["backend"], row["sim_steps"], row["seed"]]
+        if row["status"] != "done":
+            table.add_row(*map(str, place), "failed")
+            continue
+        if row["agreement"] is not None:
+            like = f"{row['agreement']:.1%}"
+        else:
+            like = f"{row['action_error']:.2f} % error"
+        table.add_row(
+            *map(str, place),
+            f"{row['return']:,.1f}",
+            f"{row['original_return']:,.1f}",
+            like,
+            f"{row['synaptic_operations']:,.0f}",
+        )
+    return table
 
 
 def bench(result: BenchResult) -> Table:
