@@ -217,7 +217,9 @@ def _loaded(path: Path) -> tuple[SpikingAgent, str]:
 
 def _figures(agent: SpikingAgent, result: Evaluation) -> Row:
     ours, theirs, test = result.spiking, result.original, result.paired
-    assert agent.report is not None and theirs is not None and test is not None
+    assert agent.report is not None  # of convert(), and evaluate() was given the original
+    assert theirs is not None
+    assert test is not None
     row = {
         "steps_used": result.sim_steps,
         "neurons": sum(layer.n_out for layer in agent.network.spiking_layers),

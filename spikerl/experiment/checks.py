@@ -59,7 +59,7 @@ def cells_of(grid: Grid, *, here: bool = True) -> tuple[Cell, ...]:
 
 
 def _origin(agent: AgentEntry, problems: list[str]) -> dict[str, Any]:
-    """What a checkpoint's files say; an empty dictionary and a problem where they cannot be used."""
+    """What a checkpoint's files say; a problem where they cannot be used."""
     from spikerl.conversion.checkpoints import load_checkpoint
     from spikerl.conversion.environments import maker, todays_id
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -57,9 +58,7 @@ class DaskCluster:
         present = self.workers()
         if not self._known:
             raise SpikerlError(f"the Dask scheduler at {address} has no workers; start some")
-        lacking = [
-            name for name in sorted(self._names) if all(name in x for x in present.values())
-        ]
+        lacking = [name for name in sorted(self._names) if all(name in x for x in present.values())]
         if lacking or not present:
             what = f"back end {', '.join(lacking)}" if present else "this experiment"
             raise SpikerlError(listed(f"no worker of the cluster can run {what}", self.notes))
@@ -101,10 +100,8 @@ class DaskCluster:
         """See Crew."""
         from distributed import wait
 
-        try:
+        with suppress(TimeoutError), self._client.as_current():
             wait(list(self._running), timeout=seconds, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            pass
         found = []
         present = set(self._client.nthreads()) if self._client.status == "running" else set()
         for future, (worker, cell) in list(self._running.items()):

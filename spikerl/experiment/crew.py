@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, Self
 
 from spikerl.errors import SpikerlError
@@ -86,7 +87,7 @@ class Processes:
             ) from None
         self._folder = folder
         # One executor each: in a common one nobody could tell whose cell was the death of it.
-        self._make = lambda: ProcessPoolExecutor(max_workers=1, timeout=None)
+        self._make: Any = partial(ProcessPoolExecutor, max_workers=1, timeout=None)
         self._executors: dict[str, Any] = {f"process {i + 1}": None for i in range(count)}
         self._running: dict[Future[Row], tuple[str, Cell]] = {}
 

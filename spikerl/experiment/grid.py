@@ -20,8 +20,10 @@ _TOP = ("agents", "conversions", "backends", "sim_steps", "seeds", "episodes")
 _AGENT = ("source", "name", "env", "vecnormalize")
 _BACKEND = ("name", "label", "isolation", "python", "options")
 # what convert() takes, but the grid says elsewhere
-_ELSEWHERE = ("sim_steps", "max_sim_steps", "seed", "vecnormalize", "algo")
-_ELSEWHERE += ("observation_space", "action_space")
+_ELSEWHERE = (
+    *("sim_steps", "max_sim_steps", "seed", "vecnormalize", "algo"),
+    *("observation_space", "action_space"),
+)
 _DISTILL = ("n_observations", "rounds", "updates", "learning_rate", "batch_size")
 
 
