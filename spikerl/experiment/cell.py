@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def described(cell: Cell) -> Row:
         "source_sha256": cell.origin["sha256"],
         "vecnormalize_sha256": cell.origin["vecnormalize"],
         **versions(),
-        "simulator": _simulator(backend) or None,
+        "simulator": None if backend.python else _simulator(backend.name) or None,
     }
 
 
@@ -247,10 +248,11 @@ def _figures(agent: SpikingAgent, result: Evaluation) -> Row:
     return row
 
 
-def _simulator(backend: BackendEntry) -> str:
+@cache
+def _simulator(name: str) -> str:
     """Versions of the packages a back end needs, where they are installed here."""
-    known = backends.TABLE.get(backend.name)
-    if known is None or backend.python is not None:
+    known = backends.TABLE.get(name)
+    if known is None:
         return ""
     homes = packages_distributions()
     packages = sorted({package for need in known.needs for package in homes.get(need, ())})

@@ -131,7 +131,7 @@ def unknown_keys(data: Mapping[Any, Any], known: Collection[str], where: str) ->
     found = []
     for key in data:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            near = get_close_matches(str(key), known, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             found.append(f"{where} has the key {str(key)!r}; {hint}")
     return found
