@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spikerl.backends.base import Capabilities
     from spikerl.bench import BenchResult
     from spikerl.evaluation import Evaluation
+    from spikerl.testing.soak import Trial
 
 
 def evaluation(result: Evaluation, names: Mapping[str, str]) -> Table:
@@ -77,6 +78,26 @@ def experiment(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['original_return']:,.1f}",
             like,
             f"{row['synaptic_operations']:,.0f}",
+        )
+    return table
+
+
+def soak(trials: Sequence[Trial]) -> Table:
+    """What each trial did, and the figures of its start and end."""
+    table = Table()
+    headings = ("trial", "times", "MiB", "us per decision", "seen", "held")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in headings[1:4] else "left")
+    for trial in trials:
+        table.add_row(
+            trial.name,
+            f"{trial.count:,}",
+            *(
+                f"{trial.start[name]:,.1f} to {trial.end[name]:,.1f}" if trial.start else ""
+                for name in ("MiB", "us")
+            ),
+            trial.note if trial.count else "",
+            "NO" if trial.wrong else ("yes" if trial.count else "not tried"),
         )
     return table
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from spikerl import __version__
-from spikerl.cli import bench, convert, evaluate, experiment, watch
+from spikerl.cli import bench, convert, evaluate, experiment, soak, watch
 from spikerl.cli.console import err, note
 from spikerl.errors import SpikerlError
 
@@ -29,6 +29,7 @@ for command in (
     experiment.experiment,
     watch.watch,
     bench.bench,
+    soak.soak,
 ):
     app.command()(command)
 app.command("backends")(bench.list_backends)
