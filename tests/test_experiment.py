@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import typer
 from experiments import AGENT, made_up, row_of, small_cells
 
 import spikerl
+from spikerl.cli import experiment as command_line
 from spikerl.errors import SpikerlError
 from spikerl.experiment import (
     WHEN_AND_WHERE,
@@ -24,6 +26,8 @@ from spikerl.experiment import (
     Outcome,
     Processes,
     Table,
+    cells_of,
+    read_grid,
     results,
     run_cell,
     run_cells,
@@ -318,34 +322,38 @@ def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (told["cells"], told["stored_before"]) == (4, stored)
     assert table.read_bytes().startswith(kept)
     assert len({row["cell"] for row in told["rows"]}) == len(told["rows"]) == 4
-    fresh = run(file, "-o", tmp_path / "fresh.csv", "--json")
-    assert results(json.loads(fresh.stdout)["rows"]) == results(told["rows"])
+    cells = [*cells_of(read_grid(file))]
+    fresh = done(tmp_path / "fresh.csv", cells, Alone(str(tmp_path / "fresh")))
+    assert results(fresh.rows) == results(told["rows"])
     assert "<h1>grid</h1>" in page.read_text("utf-8")
 
 
-def test_failed_cells_are_told_and_tried_again_when_asked(tmp_path: Path) -> None:
+def test_failed_cells_are_told_and_tried_again_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = grid_file(
         tmp_path,
         backends="[cpu, {name: cpu, label: odd, options: {precision: float128}}]",
         seeds="0",
     )
-    first = run(file)
-    assert first.returncode == 1
-    assert "failed: dqn/CartPole-v1_1, n_calibration=200, odd, T=4, seed 0: " in first.stderr
-    assert "float128" in first.stderr
-    assert "failed" in first.stdout
-    again = run(file, "--json")
-    assert again.returncode == 1
-    assert json.loads(again.stdout)["stored_before"] == 2
-    retried = run(file, "--retry", "--json")
-    assert json.loads(retried.stdout)["stored_before"] == 1
+
+    def told(**options: Any) -> Any:
+        with pytest.raises(typer.Exit) as caught:
+            command_line.experiment(file, **options)
+        assert caught.value.exit_code == 1
+        return capsys.readouterr()
+
+    first = told()
+    assert "failed: dqn/CartPole-v1_1, n_calibration=200, odd, T=4, seed 0: " in first.err
+    assert "float128" in first.err
+    assert "failed" in first.out
+    assert json.loads(told(as_json=True).out)["stored_before"] == 2
+    assert json.loads(told(as_json=True, retry=True).out)["stored_before"] == 1
 
 
-def test_a_check_runs_nothing(tmp_path: Path) -> None:
-    file = grid_file(tmp_path)
-    checked = run(file, "--check", "-o", tmp_path / "out.csv")
-    assert checked.returncode == 0, checked.stderr
-    assert "4 cells, 0 of them in" in checked.stdout
+def test_a_check_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command_line.experiment(grid_file(tmp_path), check=True, output=tmp_path / "out.csv")
+    assert "4 cells, 0 of them in" in capsys.readouterr().out
     assert not (tmp_path / "out.csv").exists()
     assert not (tmp_path / "out.agents").exists()
 
@@ -353,25 +361,25 @@ def test_a_check_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none.yml",), "cannot be read"),
-        (("GRID", "--workers", 0), "workers must be a whole number >= 1"),
-        (("GRID", "--workers", 2, "--scheduler", "tcp://x:1"), "a --scheduler has its own"),
-        (("GRID", "--scheduler", "ray://x:1"), "clusters of Ray are not supported"),
-        (("GRID", "-o", "out.txt"), "must end in .csv or .parquet"),
-        (("ODD",), "the file has the key 'sims'; did you mean 'sim_steps'?"),
+        ({"workers": 0}, "workers must be a whole number >= 1"),
+        ({"workers": 2, "scheduler": "tcp://x:1"}, "a --scheduler has its own"),
+        ({"scheduler": "ray://x:1"}, "clusters of Ray are not supported"),
+        ({"output": Path("out.txt")}, "must end in .csv or .parquet"),
     ],
 )
-def test_errors_of_the_command_are_one_line(
-    tmp_path: Path, arguments: tuple[Any, ...], message: str
+def test_options_that_cannot_be_used_are_refused(
+    tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    odd = {"sims": "1"} if "ODD" in arguments else {}
-    file = grid_file(tmp_path, **odd)
-    answer = run(*(file if a in ("GRID", "ODD") else a for a in arguments))
+    with pytest.raises(SpikerlError, match=message):
+        command_line.experiment(grid_file(tmp_path), **arguments)
+
+
+def test_an_error_of_the_command_is_one_line(tmp_path: Path) -> None:
+    answer = run(grid_file(tmp_path, sims="1"))
     assert answer.returncode == 1
-    lines = [line for line in answer.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, answer.stderr
-    assert lines[0].startswith("error: ")
-    assert message in lines[0]
+    (line,) = [line for line in answer.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    assert "the file has the key 'sims'; did you mean 'sim_steps'?" in line
 
 
 # --- the page ------------------------------------------------------------------------------------

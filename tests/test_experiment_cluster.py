@@ -6,6 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,74 @@ def cluster() -> Iterator[Any]:
             yield made
 
 
+def test_an_address_without_a_scheduler_is_one_error(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("spikerl.experiment.cluster.CONNECT_S", 0.5)
+    with pytest.raises(SpikerlError, match="no Dask scheduler answers at tcp://"):
+        DaskCluster("tcp://127.0.0.1:1", small_cells(), str(tmp_path))
+
+
+def lacking(name: str) -> None:
+    """On a worker: as if what the back end needs were not installed."""
+    from spikerl import backends
+
+    known = replace(backends.TABLE[name], needs=("no_such_package",))
+    backends.TABLE[name] = known
+
+
+def as_it_was(name: str) -> None:
+    from spikerl import backends
+
+    backends.TABLE[name] = replace(backends.TABLE[name], needs=())
+
+
+def with_clients(cluster: Any, what: Any, name: str, count: int) -> list[str]:
+    from distributed import Client
+
+    with Client(cluster, set_as_default=False) as client:
+        chosen = sorted(client.nthreads())[:count]
+        client.run(what, name, workers=chosen)
+    return chosen
+
+
+def test_a_back_end_that_one_worker_lacks_runs_on_the_others(tmp_path: Path, cluster: Any) -> None:
+    cells = small_cells(backends=["reference"])
+    (poor,) = with_clients(cluster, lacking, "reference", 1)
+    try:
+        crew = DaskCluster(cluster.scheduler_address, cells, str(tmp_path / "agents"))
+        with Table(tmp_path / "t.csv") as table:
+            outcome = run_cells(cells, table, crew)
+    finally:
+        with_clients(cluster, as_it_was, "reference", 1)
+    assert [note for note in crew.notes if note.startswith(f"worker {poor}: back end 'reference'")]
+    assert {row["status"] for row in outcome.rows} == {"done"}
+    assert len(outcome.rows) == len(cells)
+    assert not [row for row in outcome.rows if poor in str(row["worker"])]
+
+
+def test_a_back_end_that_every_worker_lacks_is_refused_by_name(
+    tmp_path: Path, cluster: Any
+) -> None:
+    cells = small_cells(backends=["cpu", "reference"])
+    poor = with_clients(cluster, lacking, "reference", 3)
+    try:
+        with pytest.raises(SpikerlError, match="can run back end reference") as caught:
+            DaskCluster(cluster.scheduler_address, cells, str(tmp_path))
+    finally:
+        with_clients(cluster, as_it_was, "reference", 3)
+    assert all(f"worker {address}: back end 'reference'" in str(caught.value) for address in poor)
+    assert "no_such_package" in str(caught.value)
+
+
+def test_workers_that_see_other_files_are_refused(tmp_path: Path, cluster: Any) -> None:
+    (cell, *_) = small_cells()
+    other = replace(cell, origin={**cell.origin, "sha256": "0" * 64})
+    away = replace(cell, agent=replace(cell.agent, source=str(tmp_path / "none")))
+    for odd, message in ((other, "it sees another file at"), (away, "it sees no checkpoint at")):
+        with pytest.raises(SpikerlError, match="can run this experiment") as caught:
+            DaskCluster(cluster.scheduler_address, [odd], str(tmp_path))
+        assert str(caught.value).count(message) == 3
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_cluster_with_a_killed_worker_has_the_results_of_one_process(
     tmp_path: Path, cluster: Any
@@ -46,23 +115,15 @@ def test_a_cluster_with_a_killed_worker_has_the_results_of_one_process(
     with Table(tmp_path / "alone.csv") as table:
         alone = run_cells(cells, table, Alone(folder))
     crew = DaskCluster(cluster.scheduler_address, cells, str(tmp_path / "others"))
-    killed = []
-
-    def kill(done: int) -> None:
-        """The worker of a cell that is being worked on, once."""
-        if not killed and crew._running:
-            address, _ = next(iter(crew._running.values()))
-            pids = crew._client.run(os.getpid, workers=[address])
-            os.kill(pids[address], signal.SIGKILL)
-            killed.append(address)
-
-    watched, start = [0], crew.start
+    pids = crew._client.run(os.getpid)
+    killed: list[str] = []
+    start = crew.start
 
     def start_and_kill(worker: str, cell: Any) -> None:
         start(worker, cell)
-        watched[0] += 1
-        if watched[0] == 2:
-            kill(0)
+        if not killed and len(crew._running) == 2:
+            killed.append(worker)
+            os.kill(pids[worker], signal.SIGKILL)
 
     crew.start = start_and_kill  # type: ignore[method-assign]
     with Table(tmp_path / "cluster.csv") as table:
@@ -75,9 +136,3 @@ def test_a_cluster_with_a_killed_worker_has_the_results_of_one_process(
     assert again.before == len(cells)
     with Table(tmp_path / "cluster.csv") as table:
         assert len(table.rows) == len(cells)
-
-
-def test_an_address_without_a_scheduler_is_one_error(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("spikerl.experiment.cluster.CONNECT_S", 0.5)
-    with pytest.raises(SpikerlError, match="no Dask scheduler answers at tcp://"):
-        DaskCluster("tcp://127.0.0.1:1", small_cells(), str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,10 @@ def test_files_that_are_no_experiment_are_refused(tmp_path: Path, text: str, mes
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpikerlError, match="cannot be read: No such file"):
         read_grid(tmp_path / "none.yml")
+
+
+def test_the_example_of_the_readme_can_be_run(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", (root / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "zoo").symlink_to(root / "zoo")
+    assert len(cells_of(read_grid(written(tmp_path, example)), here=False)) == 36
