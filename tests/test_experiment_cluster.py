@@ -31,7 +31,7 @@ def cluster() -> Iterator[Any]:
         with LocalCluster(
             n_workers=3,
             threads_per_worker=2,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=50,
             env={"PYTHONPATH": here},
         ) as made:
@@ -107,10 +107,30 @@ def test_workers_that_see_other_files_are_refused(tmp_path: Path, cluster: Any) 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_scheduler_that_goes_away_leaves_the_rows_so_far(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    cells = small_cells()
+    options: Any = {"n_workers": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with LocalCluster(processes=False, **options) as brief, Table(tmp_path / "t.csv") as table:
+        crew = DaskCluster(brief.scheduler_address, cells, str(tmp_path / "agents"))
+
+        def told(count: int) -> None:
+            if count == 1:
+                brief.close()
+
+        with pytest.raises(SpikerlError, match="the Dask scheduler is gone; rows so far"):
+            run_cells(cells, table, crew, progress=told)
+        assert len(table.rows) == 1
+        outcome = run_cells(cells, table, Alone(str(tmp_path / "agents")))
+    assert outcome.before == 1
+    assert len(outcome.rows) == len(cells)
+
+
 def test_a_cluster_with_a_killed_worker_has_the_results_of_one_process(
     tmp_path: Path, cluster: Any
 ) -> None:
-    cells = small_cells()
+    cells = small_cells(backends=["cpu", {"name": "reference", "isolation": "process"}])
     folder = str(tmp_path / "agents")
     with Table(tmp_path / "alone.csv") as table:
         alone = run_cells(cells, table, Alone(folder))

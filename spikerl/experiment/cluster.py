@@ -65,18 +65,15 @@ class DaskCluster:
 
     def workers(self) -> Mapping[str, Mapping[str, str]]:
         """See Crew."""
-        if self._client.status not in ("running", "connecting"):
-            raise SpikerlError(
-                "the Dask scheduler is gone; rows so far are stored, and the same command goes on"
-            )
-        addresses = list(self._client.nthreads())
+        addresses = self._present()
         new = [address for address in addresses if address not in self._known]
         if new:
             answers = self._client.run(
                 look_around, self._names, list(self._files), workers=new, on_error="return"
             )
             for address in new:
-                if address in answers:  # else it is gone already
+                # else it is gone already, or has to be asked again
+                if address in answers and not isinstance(answers[address], OSError):
                     self._known[address] = self._usable(address, answers[address])
         found = {address: self._known.get(address) for address in addresses}
         return {address: lacks for address, lacks in found.items() if lacks is not None}
@@ -103,7 +100,7 @@ class DaskCluster:
         with suppress(TimeoutError), self._client.as_current():
             wait(list(self._running), timeout=seconds, return_when="FIRST_COMPLETED")
         found = []
-        present = set(self._client.nthreads()) if self._client.status == "running" else set()
+        present = self._present()
         for future, (worker, cell) in list(self._running.items()):
             if future.status == "finished":
                 row, death = future.result(), None
@@ -119,6 +116,17 @@ class DaskCluster:
             future.release()
             found.append(Finished(worker, cell, row, death))
         return found
+
+    def _present(self) -> list[str]:
+        """Addresses of the workers; raises SpikerlError where the scheduler is gone."""
+        try:
+            if self._client.status == "running":
+                return list(self._client.nthreads())
+        except OSError:
+            pass
+        raise SpikerlError(
+            "the Dask scheduler is gone; rows so far are stored, and the same command goes on"
+        )
 
     def _usable(self, worker: str, answer: Any) -> Mapping[str, str] | None:
         """The back ends a worker lacks, with reasons; None where it cannot be used at all."""

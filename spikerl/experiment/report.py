@@ -113,12 +113,14 @@ def _note(rows: Sequence[Row]) -> str:
 
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    for row in {row["conversion"]: row for row in rows}.values():
-        yield f"conversion {row['conversion']}", str(row["settings"])
-    for row in {row["backend"]: row for row in rows}.values():
-        yield f"back end {row['backend']}", str(row["backend_settings"])
-    for row in {row["agent"]: row for row in rows}.values():
-        yield f"SHA-256 of {row['agent']}", str(row["source_sha256"])
+    for what, name, column in (
+        ("conversion", "conversion", "settings"),
+        ("back end", "backend", "backend_settings"),
+        ("SHA-256 of", "agent", "source_sha256"),
+    ):
+        # a conversion whose target is the cell's back end has several
+        for pair in dict.fromkeys((row[name], row[column]) for row in rows):
+            yield f"{what} {pair[0]}", str(pair[1])
     for name in _VERSIONS:
         found = sorted({str(row[name]) for row in rows if row[name] is not None})
         if found:

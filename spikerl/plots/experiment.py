@@ -21,7 +21,9 @@ def against_steps(series: Mapping[str, Series], what: str, level: float | None =
     with drawn(height=2.8 + 0.18 * len(series)) as drawing:
         axes = drawing.axes
         for i, (name, values) in enumerate(series.items()):
-            shift = 0.06 * (i - (len(series) - 1) / 2)  # so that equal lines can be told apart
+            shift = min(0.06, 0.6 / len(series)) * (
+                i - (len(series) - 1) / 2
+            )  # so that equal lines can be told apart
             at = [place[t] + shift for t in sorted(values)]
             rows = [np.asarray(values[t], dtype=np.float64) for t in sorted(values)]
             means = np.array([row.mean() for row in rows])
