@@ -7,15 +7,14 @@ contender keeps its best, the one least disturbed.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from spikerl.backends import available, get
 from spikerl.backends.base import Session
 from spikerl.errors import BackendError, SpikerlError
 from spikerl.network import Dense, FloatArray, SpikingNetwork
+from spikerl.process import one_thread, resident_bytes
 
 NETS = ("4-16-16-2", "8-64-64-4", "8-256-256-4")
 SB3, TORCH_LOOP, CPU_FLOAT32 = "sb3 predict", "torch loop", "cpu float32"
@@ -96,7 +96,7 @@ def run_bench(
     """
     chosen, notes = _contenders(backends)
     rows: list[BenchRow] = []
-    with _one_thread() as limited:
+    with one_thread() as limited:
         if not limited:
             notes.append("BLAS keeps its number of threads; CPU time counts all of them")
         for net in nets:
@@ -128,10 +128,10 @@ def memory_growth(decisions: int = 100_000, *, net: str = "8-64-64-4") -> Memory
 
         decide(1000)
         gc.collect()
-        before = _resident()
+        before = resident_bytes()
         decide(decisions)
         gc.collect()
-        return MemoryGrowth(decisions, before, _resident())
+        return MemoryGrowth(decisions, before, resident_bytes())
 
 
 def random_network(net: str, seed: int = 0) -> SpikingNetwork:
@@ -322,50 +322,3 @@ def _sb3_decision(net: str, observations: FloatArray) -> Decide:
     policy.set_training_mode(False)
     seen = observations.astype(np.float32)
     return lambda: policy.predict(seen, deterministic=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[bool]:
-    """torch and OpenBLAS on one thread, and as they were afterwards; False if OpenBLAS is not.
-
-    An idle OpenBLAS thread spins for a while, and its CPU time would be charged to whoever is next.
-    """
-    with ExitStack() as stack:
-        if find_spec("torch") is not None:
-            import torch
-
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(1)
-        found = _openblas()
-        for get_threads, set_threads in found:
-            stack.callback(set_threads, get_threads())
-            set_threads(1)
-        yield bool(found)
-
-
-def _openblas() -> list[tuple[Any, Any]]:
-    """How to read and to set the number of threads of every OpenBLAS in this process."""
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as file:
-            paths = {line.split(maxsplit=5)[5].strip() for line in file if "openblas" in line}
-    except OSError:
-        return []
-    found = []
-    for library in map(ctypes.CDLL, sorted(paths)):
-        for prefix, suffix in product(("", "scipy_"), ("", "64_")):
-            names = [f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set")]
-            if all(hasattr(library, name) for name in names):
-                found.append((getattr(library, names[0]), getattr(library, names[1])))
-                break
-    return found
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
-    except OSError as error:
-        raise SpikerlError(f"resident memory cannot be read on this system: {error}") from None
-    import resource
-
-    return pages * resource.getpagesize()

@@ -33,18 +33,11 @@ def write_page(
     Raises SpikerlError for an agent without a report, where the extra `plots` is not installed, or
     where the file cannot be written.
     """
-    text = make_page(agent, evaluation)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpikerlError(f"{os.fspath(path)} cannot be written: {error.strerror}") from None
+    write_text(make_page(agent, evaluation), path)
 
 
 def make_page(agent: SpikingAgent, evaluation: Evaluation | None) -> str:
     """The page as text; see write_page()."""
-    check_installed()
-    from jinja2 import Environment, StrictUndefined
-
     report = agent.report
     if report is None:
         raise SpikerlError("this agent has no report; a page is of one made by spikerl.convert()")
@@ -54,10 +47,9 @@ def make_page(agent: SpikingAgent, evaluation: Evaluation | None) -> str:
     environment = agent.provenance.get("environment")
     if evaluation is not None:
         environment = evaluation.environment
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = template.from_string(files("spikerl").joinpath("page.html").read_text("utf-8"))
     sizes = (agent.network.n_in, *(layer.n_out for layer in agent.network.neuron_layers))
-    return page.render(
+    return rendered(
+        "page.html",
         title=" ".join(str(part) for part in (algorithm, environment) if part) or "Spiking agent",
         subtitle=f"A spiking network of {'-'.join(map(str, sizes))} neurons, "
         f"{agent.sim_steps} steps per decision.",
@@ -71,6 +63,26 @@ def make_page(agent: SpikingAgent, evaluation: Evaluation | None) -> str:
         counted="" if evaluation is None else _counted(evaluation),
         settings=list(_settings(agent, report, evaluation)),
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from one of the package's templates; raises SpikerlError as check_installed()."""
+    check_installed()
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(lambda name: files("spikerl").joinpath(name).read_text("utf-8"))
+    engine = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return engine.get_template(template).render(**values)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a page; raises SpikerlError where the file cannot be written."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpikerlError(f"{os.fspath(path)} cannot be written: {error.strerror}") from None
 
 
 def check_installed() -> None:
@@ -155,7 +167,7 @@ def _plots(
     continuous = report.agreement is None
     what = "Action error" if continuous else "Agreement"
     unit = f" in % of {error_unit(agent.action_space)}" if continuous else ""
-    yield _plot(
+    yield plot_entry(
         f"{what} by steps",
         plots.by_steps(report),
         f"{what}{unit} on observations it was not calibrated on, with 95 % intervals "
@@ -164,7 +176,7 @@ def _plots(
     )
     if report.gaps is not None:
         share = 0.0 if report.coarse is None else report.coarse
-        yield _plot(
+        yield plot_entry(
             "Action gaps and resolution",
             plots.gaps(report.gaps),
             "How far apart the source's two best actions are. The resolution is the mean error of "
@@ -172,21 +184,22 @@ def _plots(
             "smaller one.",
         )
     if evaluation is not None:
-        yield _plot(
+        yield plot_entry(
             "Returns",
             plots.returns(evaluation),
             "Dots are episodes, lines join those of one seed, diamonds are means with 95 % "
             "bootstrap intervals.",
         )
     if report.layers:
-        yield _plot(
+        yield plot_entry(
             "Firing rates",
             plots.rates(report, evaluation),
             "Spikes per neuron and step of each layer; at most 1.",
         )
 
 
-def _plot(title: str, svg: str, note: str) -> dict[str, str]:
+def plot_entry(title: str, svg: str, note: str) -> dict[str, str]:
+    """A plot as a template takes it."""
     # As an image: styles and names inside one plot cannot reach another, or the page.
     source = "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
     return {"title": title, "source": source, "note": note, "alt": f"Plot: {title}"}

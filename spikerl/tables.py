@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spikerl.bench import BenchResult
     from spikerl.energy import Hardware
     from spikerl.evaluation import Evaluation
+    from spikerl.testing.soak import Trial
 
 
 def evaluation(result: Evaluation, names: Mapping[str, str]) -> Table:
@@ -93,6 +94,52 @@ def hardware(entries: Iterable[Hardware]) -> Table:
         shown = ("" if price is None else f"{price:,g}" for price in prices)
         table.add_row(
             entry.name, entry.technology, *shown, f"{entry.source}, {entry.year}: {entry.note}"
+        )
+    return table
+
+
+def experiment(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per cell of an experiment."""
+    table = Table()
+    left = ("agent", "conversion", "back end")
+    headings = (*left, "T", "seed", "return", "original", "agreement", "operations")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right")
+    for row in rows:
+        place = [row["agent"], row["conversion"], row["backend"], row["sim_steps"], row["seed"]]
+        if row["status"] != "done":
+            table.add_row(*map(str, place), "failed")
+            continue
+        if row["agreement"] is not None:
+            like = f"{row['agreement']:.1%}"
+        else:
+            like = f"{row['action_error']:.2f} % error"
+        table.add_row(
+            *map(str, place),
+            f"{row['return']:,.1f}",
+            f"{row['original_return']:,.1f}",
+            like,
+            f"{row['synaptic_operations']:,.0f}",
+        )
+    return table
+
+
+def soak(trials: Sequence[Trial]) -> Table:
+    """What each trial did, and the figures of its start and end."""
+    table = Table()
+    headings = ("trial", "times", "MiB", "us per decision", "seen", "held")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in headings[1:4] else "left")
+    for trial in trials:
+        table.add_row(
+            trial.name,
+            f"{trial.count:,}",
+            *(
+                f"{trial.start[name]:,.1f} to {trial.end[name]:,.1f}" if trial.start else ""
+                for name in ("MiB", "us")
+            ),
+            trial.note if trial.count else "",
+            "NO" if trial.wrong else ("yes" if trial.count else "not tried"),
         )
     return table
 

@@ -155,7 +155,34 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {
         *("energy", "errors", "hardware", "metrics", "operations", "statistics"),
     },
+    "process": {"errors"},
+    "experiment.columns": {"errors"},
+    "experiment.locks": {"errors"},
+    "experiment.grid": {"agent", "errors"},
+    "experiment.formats": {"errors", "experiment.columns"},
+    "experiment.table": {
+        *("__init__", "errors", "experiment.columns", "experiment.formats", "experiment.locks"),
+    },
+    "experiment.cell": {
+        *("__init__", "agent", "backends", "errors", "evaluation", "experiment.columns"),
+        *("experiment.grid", "experiment.locks", "hardware", "process"),
+    },
+    "experiment.checks": {
+        *("backends", "backends.base", "errors", "experiment.cell", "experiment.grid", "network"),
+    },
+    "experiment.crew": {"errors", "experiment.cell", "experiment.columns"},
+    "experiment.cluster": {
+        *("__init__", "backends", "errors", "experiment.cell", "experiment.crew"),
+    },
+    "experiment.run": {
+        *("experiment.cell", "experiment.columns", "experiment.crew", "experiment.table"),
+    },
+    "experiment": {
+        *("experiment.cell", "experiment.checks", "experiment.cluster", "experiment.columns"),
+        *("experiment.crew", "experiment.grid", "experiment.run", "experiment.table"),
+    },
     "plots.drawing": {"errors"},
+    "plots.experiment": {"plots.drawing"},
     "plots.episode": {"agent", "episode", "errors", "network", "plots.drawing"},
     "plots.membranes": {"errors", "network", "plots.drawing", "plots.episode", "reference"},
     "plots.panel": {"errors", "network", "plots.drawing"},
@@ -165,9 +192,10 @@ ARROWS: dict[str, set[str]] = {
 TORCH = ("nn", "policies", "conversion", "callbacks", "importers")
 TORCH = (*TORCH, *(f"backends.{name}" for name in ("torch", "spikingjelly", "rockpool")))
 SB3 = ("policies", "conversion", "callbacks")
-SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "testing")
+SB3_WITHIN_FUNCTIONS = (*SB3, "evaluation", "bench", "cli", "process", "testing")
 OUTSIDE = ("torch", "stable_baselines3", "sb3_contrib", "typer", "rich", "pytest", "hypothesis")
 PLOTS = ("matplotlib", "jinja2")
+CLUSTERS = ("joblib", "distributed", "dask", "pyarrow", "yaml")
 SIMULATORS = (
     "numba",
     "nest",
@@ -324,6 +352,10 @@ def test_the_core_imports_without_torch_sb3_terminals_and_simulators(module: str
 @pytest.mark.parametrize("module", ["backends.cpu", "bench", "evaluation", "page"])
 def test_what_decides_on_a_robot_imports_without_torch_and_sb3(module: str) -> None:
     run(f"import importlib; importlib.import_module('spikerl.{module}')", (*OUTSIDE, *PLOTS))
+
+
+def test_experiments_import_without_what_their_runs_may_use() -> None:
+    run("import spikerl.experiment, spikerl.testing.soak", (*OUTSIDE, *PLOTS, *CLUSTERS))
 
 
 def test_importing_spikerl_loads_neither_torch_nor_sb3_nor_a_simulator() -> None:

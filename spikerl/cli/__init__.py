@@ -1,4 +1,4 @@
-"""The command line: spikerl convert | evaluate | watch | bench | backends | energy.
+"""The command line: spikerl convert | evaluate | experiment | watch | bench | energy | ....
 
 Imports typer and rich. Every command has --json: one JSON document on stdout, nothing else there.
 Errors are one line on stderr and a non-zero exit status.
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from spikerl import __version__
-from spikerl.cli import bench, convert, evaluate, watch
+from spikerl.cli import bench, convert, evaluate, experiment, soak, watch
 from spikerl.cli.console import err, note
 from spikerl.errors import SpikerlError
 
@@ -23,7 +23,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (convert.convert, evaluate.evaluate, watch.watch, bench.bench):
+for command in (
+    convert.convert,
+    evaluate.evaluate,
+    experiment.experiment,
+    watch.watch,
+    bench.bench,
+    soak.soak,
+):
     app.command()(command)
 app.command("backends")(bench.list_backends)
 app.command("energy")(bench.list_energies)

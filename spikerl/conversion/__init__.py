@@ -214,6 +214,11 @@ def check_arguments(**arguments: Any) -> None:
     _checked(values["rules"], **_settings(values))
 
 
+def argument_names() -> tuple[str, ...]:
+    """Every setting and rule convert() knows by name, but for where it gets observations."""
+    return (*_settings(), *_RULES)
+
+
 def _settings(values: dict[str, Any] | None = None) -> dict[str, Any]:
     """The settings among convert()'s arguments, or its defaults."""
     if values is None:

@@ -91,7 +91,7 @@ def load_checkpoint(path: str | Path, algo: str | None = None) -> Checkpoint:
     algo: the algorithm, if it must be a certain one; else the directory's name and the file tell.
     Raises ConversionError if there is no checkpoint, or it is one of another algorithm.
     """
-    file = _zip_in(Path(path))
+    file = checkpoint_file(path)
     data, version = _data(file)
     found = _algorithm(data, file)
     # rl-zoo names its folders ALGO/ENV_1; any other parent says nothing about the algorithm.
@@ -125,7 +125,9 @@ def load_checkpoint(path: str | Path, algo: str | None = None) -> Checkpoint:
     )
 
 
-def _zip_in(path: Path) -> Path:
+def checkpoint_file(path: str | Path) -> Path:
+    """The .zip that a path stands for: a file, or the one in an rl-zoo3 directory."""
+    path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():

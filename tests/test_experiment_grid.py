@@ -1,0 +1,189 @@
+"""The file of an experiment: what it may say, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments import AGENT, SMALL, small_cells
+
+from spikerl.errors import SpikerlError
+from spikerl.experiment import cells_of, make_grid, read_grid
+
+
+def refused(**other: Any) -> str:
+    with pytest.raises(SpikerlError) as caught:
+        small_cells(**other)
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "grid.yml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_file_names_every_combination_once(tmp_path: Path) -> None:
+    text = f"""
+        agents:
+          - {AGENT}
+          - {{source: {AGENT}/CartPole-v1.zip, name: again, env: CartPole-v0}}
+        conversions: [{{}}, {{name: zero, reset: zero}}]
+        backends: [cpu, {{name: torch, label: float32, options: {{precision: float32}}}}]
+        sim_steps: [8, 16]
+        seeds: [0, 1, 2]
+    """
+    grid = read_grid(written(tmp_path, text))
+    cells = cells_of(grid)
+    assert len(cells) == 2 * 2 * 2 * 2 * 3
+    assert len({cell.id for cell in cells}) == len(cells)
+    assert {cell.agent.name for cell in cells} == {"dqn/CartPole-v1_1", "again"}
+    assert {cell.conversion.name for cell in cells} == {"default", "zero"}
+    assert {cell.episodes for cell in cells} == {20}
+    assert dict(cells[3].backend.options) == {"precision": "float32"}
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "dqn").mkdir(parents=True)
+    (tmp_path / "runs" / "dqn" / "CartPole-v1_1").symlink_to(AGENT)
+    grid = read_grid(written(tmp_path, "agents: runs/dqn/CartPole-v1_1"))
+    assert grid.agents[0].source == str(tmp_path / "runs" / "dqn" / "CartPole-v1_1")
+    assert len(cells_of(grid)) == 1
+
+
+def test_a_cell_is_its_contents_not_its_names(tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "CartPole-v1_7").symlink_to(AGENT)
+    usual = {"name": "other", "n_calibration": 200}
+    (one, *_), (two, *_) = (
+        small_cells(),
+        small_cells(
+            agents=[{"source": str(tmp_path / "moved" / "CartPole-v1_7"), "name": "x"}],
+            conversions=[usual],
+            backends=[{"name": "cpu", "label": "mine"}],
+        ),
+    )
+    assert one.id == two.id
+    for other in (
+        {"conversions": [{**usual, "n_calibration": 300}]},
+        {"backends": [{"name": "cpu", "options": {"precision": "float32"}}]},
+        {"sim_steps": [5]},
+        {"seeds": [1]},
+        {"episodes": 2},
+        {"agents": [{"source": str(AGENT), "env": "CartPole-v0"}]},
+    ):
+        assert small_cells(**other)[0].id != one.id
+
+
+def test_seeds_of_a_conversion_are_another_agent_but_back_ends_share_one() -> None:
+    cells = small_cells(seeds=[0, 1])
+    assert len({cell.conversion_id for cell in cells}) == len(cells) / 2
+
+
+def test_a_target_of_backend_is_each_cells_own() -> None:
+    conversions = [{"name": "chip", "target": "backend"}]
+    cells = small_cells(conversions=conversions, backends=["cpu", "reference"])
+    assert [cell.settings["target"] for cell in cells] == ["cpu", "reference"]
+    assert len({cell.conversion_id for cell in cells}) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"backend": ["cpu"]}, "the file has the key 'backend'; did you mean 'backends'?"),
+        ({"simsteps": 8}, "did you mean 'sim_steps'?"),
+        ({"zzz": 1}, "the file has the key 'zzz'; known are agents, conversions, backends"),
+        ({"agents": []}, "agents is missing"),
+        ({"agents": [{"path": "x"}]}, "wanted a path or {source: PATH, ...}"),
+        ({"agents": [{"source": "x", "enviroment": "y"}]}, "did you mean 'env'?"),
+        ({"agents": ["old.spk"]}, "old.spk is converted already"),
+        ({"conversions": [{"resset": "zero"}]}, "has the key 'resset'; did you mean 'reset'?"),
+        ({"conversions": [{"sim_steps": 3}]}, "sets sim_steps, which belongs to sim_steps of the"),
+        ({"conversions": [{"distill": {"update": 3}}]}, "did you mean 'updates'?"),
+        ({"conversions": ["zero"]}, "a conversion is 'zero'"),
+        ({"conversions": []}, "conversions is empty"),
+        ({"backends": [{"name": "cpu", "option": {}}]}, "did you mean 'options'?"),
+        ({"backends": [{"name": "cpu", "isolation": "box"}]}, "isolation is 'box'"),
+        ({"backends": ["cpu", "cpu"]}, "backends has 'cpu' twice"),
+        ({"sim_steps": [0]}, "sim_steps must be a whole number >= 1, found 0"),
+        ({"sim_steps": True}, "sim_steps must be a whole number >= 1, found True"),
+        ({"seeds": [-1]}, "seed must be None or a whole number >= 0, found -1"),
+        ({"seeds": [None]}, "seeds must be a whole number >= 0, found None"),
+        ({"episodes": 1.5}, "episodes must be a whole number >= 1, found 1.5"),
+    ],
+)
+def test_the_form_of_a_file_is_checked(other: dict[str, Any], message: str) -> None:
+    assert message in refused(**other)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"agents": ["nowhere"]}, "there is no file or directory"),
+        ({"agents": [{"source": str(AGENT), "env": "Pole-v7"}]}, "no environment Pole-v7"),
+        ({"agents": [{"source": str(AGENT), "env": "Pendulum-v1"}]}, "was trained for Discrete(2)"),
+        ({"conversions": [{"reset": "soft"}]}, "reset is 'soft'; wanted one of"),
+        ({"conversions": [{"target": "abacus"}]}, "its target 'abacus' is no back end"),
+        ({"conversions": [{"distill": {"updates": 0}}]}, "updates is 0, wanted a number > 0"),
+        ({"backends": ["abacus"]}, "there is no back end 'abacus'; there are cpu, nest"),
+        ({"backends": ["pynn:neuron"]}, "layer"),
+    ],
+)
+def test_what_a_file_names_is_checked_before_the_first_cell(
+    other: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "pynn:neuron" in str(other):  # declared reset="zero" only, whether or not it is installed
+        monkeypatch.setattr("spikerl.backends.get", lambda name: None)
+        message = "conversion 'usual' on back end 'pynn:neuron': reset='subtract' is not supported"
+    assert message in refused(**other)
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    with pytest.raises(SpikerlError) as caught:
+        make_grid({**SMALL, "sims": 1, "episodes": 0, "backends": [3]}, Path.cwd())
+    for part in ("'sims'", "episodes must be", "a back end is 3"):
+        assert part in str(caught.value)
+    message = refused(agents=["nowhere"], backends=["abacus"], conversions=[{"reset": "soft"}])
+    for part in ("nowhere", "'abacus'", "'soft'"):
+        assert part in message
+
+
+def test_a_missing_back_end_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spikerl import backends
+
+    known = backends.Known("spikerl.backends.cpu:CpuBackend", ("no_such_package",), "nest")
+    monkeypatch.setitem(backends.TABLE, "cpu", known)
+    message = refused()
+    assert "'cpu' cannot be used here: needs no_such_package; install it: pip install" in message
+    grid = make_grid(SMALL, Path.cwd())
+    assert len(cells_of(grid, here=False)) == 4  # other machines may have it
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agents: [a\n", "is not YAML"),
+        ("agents: a\nseeds: 1\nagents: b\n", "the key 'agents' is there twice"),
+        ("- a\n", "wanted keys such as agents and backends"),
+        ("agents: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("", "holds None"),
+    ],
+)
+def test_files_that_are_no_experiment_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpikerlError, match="grid") as caught:
+        read_grid(written(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpikerlError, match="cannot be read: No such file"):
+        read_grid(tmp_path / "none.yml")
+
+
+def test_the_example_of_the_readme_can_be_run(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", (root / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "zoo").symlink_to(root / "zoo")
+    assert len(cells_of(read_grid(written(tmp_path, example)), here=False)) == 36
