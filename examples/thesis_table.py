@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import nn
 
 import spikerl
-from spikerl.nn import dense_stack
+from spikerl.nn import SpikingMLP
 
 T = 100
 ROWS = {
@@ -143,7 +143,7 @@ def spiking_classifier(teacher: nn.Sequential, rows: np.ndarray) -> str:
     n = len(rows) * 4 // 5
     widths = [layer.out_features for layer in teacher[:-1] if isinstance(layer, nn.Linear)]
     module = nn.Sequential(
-        dense_stack(rows.shape[1], widths, sim_steps=T),
+        SpikingMLP(rows.shape[1], widths, sim_steps=T),
         nn.Linear(widths[-1], teacher[-1].out_features),
     )
     trained(module, torch.as_tensor(rows[:n]), labels(teacher, rows[:n]))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spikerl.errors import SpikerlError
-from spikerl.nn import SpikingStack, dense_stack
+from spikerl.nn import SpikingMLP, SpikingStack
 from spikerl.nn.budget import Budget
 from spikerl.policies import SpikingActorCriticPolicy
 from spikerl.policies.keywords import stacks
@@ -21,7 +21,7 @@ T = 6
 
 def stack_of(budget: Budget | None) -> SpikingStack:
     torch.manual_seed(2)
-    return dense_stack(5, [12, 8], sim_steps=T, budget=budget)
+    return SpikingMLP(5, [12, 8], sim_steps=T, budget=budget)
 
 
 def penalty(rates: list[Tensor], budget: Budget) -> Tensor:

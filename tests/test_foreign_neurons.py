@@ -15,7 +15,7 @@ from torch import nn
 import spikerl
 from spikerl import Dense, SpikingNetwork
 from spikerl.errors import SpikerlError
-from spikerl.nn import SpikingStack, dense_stack
+from spikerl.nn import SpikingMLP, SpikingStack
 from spikerl.nn.foreign import NODES, ForeignNeuron
 from spikerl.policies import SpikingActorCriticPolicy, SpikingDQNPolicy, SpikingSACPolicy
 from spikerl.reference import simulate
@@ -42,7 +42,7 @@ pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed")
 def stack_of(node: str) -> SpikingStack:
     torch.manual_seed(0)
     neuron = ForeignNeuron(f"spikingjelly:{node}", OPTIONS.get(node, {}))
-    return dense_stack(5, [24, 16], sim_steps=T, neuron=neuron)
+    return SpikingMLP(5, [24, 16], sim_steps=T, neuron=neuron)
 
 
 @pytest.mark.parametrize("node", NODES)

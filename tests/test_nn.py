@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikerl import Conv2d, Dense, SpikingNetwork
 from spikerl.errors import SpikerlError
-from spikerl.nn import SURROGATES, Neuron, SpikingLayer, SpikingStack, Surrogate, dense_stack
+from spikerl.nn import SURROGATES, Neuron, SpikingLayer, SpikingMLP, SpikingStack, Surrogate
 from spikerl.reference import simulate
 
 T = 7
@@ -19,7 +19,7 @@ T = 7
 
 def stack_of(seed: int = 0, widths: tuple[int, ...] = (24, 16), **rules: Any) -> SpikingStack:
     torch.manual_seed(seed)
-    return dense_stack(5, widths, sim_steps=T, neuron=Neuron(**rules))
+    return SpikingMLP(5, widths, sim_steps=T, neuron=Neuron(**rules))
 
 
 def network_of(stack: SpikingStack) -> SpikingNetwork:
@@ -229,17 +229,17 @@ def test_steps_that_are_none_are_refused(sim_steps: Any) -> None:
     with pytest.raises(
         SpikerlError, match=f"sim_steps must be a whole number >= 1, found {sim_steps}"
     ):
-        dense_stack(3, [4], sim_steps=sim_steps)
+        SpikingMLP(3, [4], sim_steps=sim_steps)
 
 
 def test_delays_that_outlast_the_decision_are_refused() -> None:
     with pytest.raises(SpikerlError, match="none arrives within sim_steps=4"):
-        dense_stack(3, [4, 4], sim_steps=4, neuron=Neuron(delay_steps=2))
+        SpikingMLP(3, [4, 4], sim_steps=4, neuron=Neuron(delay_steps=2))
 
 
 def test_a_stack_needs_layers() -> None:
     with pytest.raises(SpikerlError, match=r"needs hidden layers, found net_arch=\[\]"):
-        dense_stack(3, [])
+        SpikingMLP(3, [])
 
 
 def test_the_slope_can_change_during_training() -> None:

@@ -18,7 +18,7 @@ from spikerl import HardwarePolicy
 from spikerl.errors import SpikerlError
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import EPSILON, NORMS, BatchNorm, CareBatchNorm
-from spikerl.nn.stack import SpikingStack, dense_stack
+from spikerl.nn.stack import SpikingMLP, SpikingStack
 from spikerl.policies import RecalibrateNorm, SpikingActorCriticPolicy, SpikingDQNPolicy
 from spikerl.policies.recalibration import recalibrate
 
@@ -161,7 +161,7 @@ def test_plain_batch_normalisation_moves_a_tenth_of_the_way() -> None:
 def test_batches_are_normalised_by_their_own_moments_with_gradients_through_them(
     bits: int | None,
 ) -> None:
-    stack = dense_stack(5, [4], sim_steps=3, neuron=Neuron(weight_bits=bits), norm=CareBatchNorm)
+    stack = SpikingMLP(5, [4], sim_steps=3, neuron=Neuron(weight_bits=bits), norm=CareBatchNorm)
     layer: Any = stack.layers[0]
     x = drawn(0, 1, 64, 5)
     y = layer.current(x)

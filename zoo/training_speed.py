@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikerl.nn import Neuron, dense_stack
+from spikerl.nn import Neuron, SpikingMLP
 
 
 class Arctan(torch.autograd.Function):
@@ -56,7 +56,7 @@ def plain(h: int, steps: int) -> nn.Module:
 
 def ours(h: int, steps: int) -> nn.Module:
     return nn.Sequential(
-        dense_stack(8, [h, h], sim_steps=steps, neuron=Neuron("LIF")), nn.Linear(h, 4)
+        SpikingMLP(8, [h, h], sim_steps=steps, neuron=Neuron("LIF")), nn.Linear(h, 4)
     )
 
 

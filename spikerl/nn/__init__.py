@@ -5,7 +5,7 @@ Imports torch and numba.
 
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import NEURONS, Neuron
-from spikerl.nn.stack import SpikingStack, dense_stack
+from spikerl.nn.stack import SpikingMLP, SpikingStack
 from spikerl.nn.surrogates import SURROGATES, Surrogate
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "SURROGATES",
     "Neuron",
     "SpikingLayer",
+    "SpikingMLP",
     "SpikingStack",
     "Surrogate",
-    "dense_stack",
 ]

@@ -154,32 +154,35 @@ class SpikingStack(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
 
-def dense_stack(
-    n_in: int,
-    widths: Sequence[int],
-    *,
-    sim_steps: int = 8,
-    neuron: Neuron | ForeignNeuron | None = None,
-    encoder: PopulationEncoder | None = None,
-    norm: type[BatchNorm] | None = None,
-    budget: Budget | None = None,
-) -> SpikingStack:
-    """A stack of dense layers; raises SpikerlError if there is none.
+class SpikingMLP(SpikingStack):
+    """Dense spiking layers of these widths, one after the other.
 
     n_in: numbers per row.  norm: normalises the current of every layer.
+    Raises SpikerlError if there is no layer.
     """
-    n_in = n_in if encoder is None else encoder.n_out
-    widths = [int(n) for n in widths]
-    if not widths or min(widths) < 1:
-        raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
-    layers = []
-    for n_before, n in zip([n_in, *widths], widths, strict=False):
-        layers.append(spiking_layer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
-        if norm is not None:
-            layers[-1].normalise(norm)
-    stack = SpikingStack(layers, sim_steps, encoder, budget)
-    initialise(stack)
-    return stack
+
+    def __init__(
+        self,
+        n_in: int,
+        widths: Sequence[int],
+        *,
+        sim_steps: int = 8,
+        neuron: Neuron | ForeignNeuron | None = None,
+        encoder: PopulationEncoder | None = None,
+        norm: type[BatchNorm] | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        n_in = n_in if encoder is None else encoder.n_out
+        widths = [int(n) for n in widths]
+        if not widths or min(widths) < 1:
+            raise SpikerlError(f"a spiking network needs hidden layers, found net_arch={widths}")
+        layers = []
+        for n_before, n in zip([n_in, *widths], widths, strict=False):
+            layers.append(spiking_layer(nn.Linear(n_before, n), neuron or Neuron(), (n_before,)))
+            if norm is not None:
+                layers[-1].normalise(norm)
+        super().__init__(layers, sim_steps, encoder, budget)
+        initialise(self)
 
 
 def initialise(stack: SpikingStack) -> None:

@@ -20,7 +20,7 @@ from spikerl.network import SpikingNetwork
 from spikerl.nn.budget import Budget
 from spikerl.nn.foreign import ForeignNeuron, neuron_of, spiking_layer
 from spikerl.nn.neurons import Neuron
-from spikerl.nn.stack import SpikingStack, dense_stack, initialise
+from spikerl.nn.stack import SpikingMLP, SpikingStack, initialise
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.parts import Parts
 
@@ -146,7 +146,7 @@ class SpikingKeywords:
             return nn.Sequential()
         _check_extractor(extractor)
         return nn.Sequential(
-            dense_stack(
+            SpikingMLP(
                 n_in,
                 widths,
                 sim_steps=self.sim_steps,

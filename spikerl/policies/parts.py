@@ -14,7 +14,7 @@ from spikerl.nn.foreign import ForeignNeuron
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import NORMS, BatchNorm
 from spikerl.nn.population import PopulationEncoder, PopulationReadout
-from spikerl.nn.stack import SpikingStack, dense_stack
+from spikerl.nn.stack import SpikingMLP, SpikingStack
 
 ENCODERS = ("constant", "population")
 READOUTS = ("linear", "population")
@@ -69,7 +69,7 @@ class Parts:
         last = self.read_out(n_values)
         widths = [*widths] if last is None else [*widths, last.weight.numel()]
         norm: type[BatchNorm] | None = None if self.norm is None else NORMS[self.norm]
-        return dense_stack(
+        return SpikingMLP(
             n_in,
             widths,
             sim_steps=sim_steps,
