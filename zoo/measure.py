@@ -42,9 +42,15 @@ directories are agents of the official DLR-RM/rl-trained-agents collection. Agre
 error in % of the range) is on 2,000 on-policy observations of episodes not used for calibration or
 training, with a 95 % interval. Returns are means over the same seeds, both policies deterministic,
 back end `cpu`; the difference is spiking less original, seed by seed, with its standard error.
-k: neurons per unit of the source; "as needed" is `convert()`'s default, one for a ReLU and as many
-ramps for any other activation as its shape takes.
+The bundled agent is not among the means. k: neurons per unit of the source; "as needed" is
+`convert()`'s default, one for a ReLU and as many ramps for any other activation as its shape takes.
 """
+
+
+def label(directory: Path) -> str:
+    """What a directory is called in the table: ALGO/ENV_1, with zoo/ before the bundled one."""
+    bundled = HERE in directory.resolve().parents
+    return "/".join((*(["zoo"] if bundled else []), *directory.parts[-2:]))
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -73,7 +79,7 @@ def measured(
     policy = checkpoint.model.policy
     stack = plain_stack(policy, policy.observation_space, policy.action_space, 0.0)
     return {
-        "directory": "/".join(directory.parts[-2:]),
+        "directory": label(directory),
         "agent": f"{checkpoint.details['algorithm']} {result.environment}",
         "activation": "ReLU" if stack.layers[0].activation is relu else "tanh",
         "network": "-".join(map(str, sizes)),
@@ -121,7 +127,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def means(rows: list[dict[str, Any]]) -> list[str]:
-    """Means over the agents, by setting, activation and kind of action, beside their targets."""
+    """Means over the official agents, by setting, activation and action, beside their targets."""
     found = [
         "| T | k | distilled | activation | actions | agents | mean | wanted |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -133,6 +139,7 @@ def means(rows: list[dict[str, Any]]) -> list[str]:
                     row
                     for row in rows
                     if key(row)[1:] == (steps, per_unit, distilled)
+                    and not row["directory"].startswith("zoo/")
                     and (row["activation"], row["continuous"]) == (activation, continuous)
                 ]
                 if not chosen:
@@ -169,7 +176,7 @@ if __name__ == "__main__":
     done = {key(row) for row in stored()}
     for setting in SETTINGS:
         for directory in arguments.directories:
-            if ("/".join(directory.parts[-2:]), *setting) in done:
+            if (label(directory), *setting) in done:
                 continue
             row = measured(directory, *setting, arguments.episodes)
             with STORE.open("a", encoding="utf-8") as file:

@@ -21,7 +21,9 @@ HEAD = """# Agents trained by rl-zoo3
 and without the last two options for the ordinary network, with rl-zoo3's own settings and the same
 number of time steps. Returns are of 30 deterministic episodes of the last model of each run, on
 seeds not trained on: the mean of each run, and the interquartile mean over all episodes with a 95 %
-interval (bootstrap over runs and episodes). Time is of the run on a shared machine with two cores.
+interval (bootstrap over runs and episodes). Seeds of the runs are 0, 1 and 2; rl_zoo3, SB3 and
+sb3-contrib 2.9.2, Gymnasium 1.4.0, torch 2.13.0 on the CPU. Time is of the run on a shared machine
+with two cores, which other work slowed by up to ten times.
 
 | algorithm | environment | steps | network | mean of each run | IQM [95 %] | minutes |
 | --- | --- | --- | --- | --- | --- | --- |
