@@ -127,7 +127,7 @@ def test_the_form_of_a_file_is_checked(other: dict[str, Any], message: str) -> N
         ({"conversions": [{"reset": "soft"}]}, "reset is 'soft'; wanted one of"),
         ({"conversions": [{"target": "abacus"}]}, "its target 'abacus' is no back end"),
         ({"conversions": [{"distill": {"updates": 0}}]}, "updates is 0, wanted a number > 0"),
-        ({"backends": ["abacus"]}, "there is no back end 'abacus'; there are cpu, nest"),
+        ({"backends": ["abacus"]}, "there is no back end 'abacus'; there are cpu, "),
         ({"backends": ["pynn:neuron"]}, "layer"),
     ],
 )

@@ -78,17 +78,17 @@ TABLE = {
         "spikerl.backends.pynn:neuron_unmet",
     ),
     "reference": Known("spikerl.backends.reference:ReferenceBackend"),
-    "spikingjelly": Known(
-        "spikerl.backends.spikingjelly:SpikingJellyBackend",
-        ("loguru", "spikingjelly", "torch"),
-        "spikingjelly",
-        "spikerl.backends.spikingjelly:unmet",
-    ),
     "rockpool": Known(
         "spikerl.backends.rockpool:RockpoolBackend",
         ("rockpool", "torch"),
         "rockpool",
         "spikerl.backends.rockpool_imports:unmet",
+    ),
+    "spikingjelly": Known(
+        "spikerl.backends.spikingjelly:SpikingJellyBackend",
+        ("loguru", "spikingjelly", "torch"),
+        "spikingjelly",
+        "spikerl.backends.spikingjelly:unmet",
     ),
     "spinnaker": Known(
         "spikerl.backends.spinnaker:SpinnakerBackend",

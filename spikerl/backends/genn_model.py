@@ -16,7 +16,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat, starmap
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,10 @@ def imported() -> Any:
 
 def unmet() -> tuple[str, str] | None:
     """What is wrong with the PyGeNN that is installed, and what to do; None if nothing."""
-    found = version("pygenn")
+    try:
+        found = version("pygenn")
+    except PackageNotFoundError:
+        return "needs PyGeNN 5, found one that was not installed", f"see {INSTALL_PAGE}"
     if int(found.split(".")[0]) == 5:
         return None
     return f"needs PyGeNN 5, found {found}", f"how to install it: {INSTALL_PAGE}"

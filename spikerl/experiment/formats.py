@@ -132,7 +132,10 @@ class ParquetFile(TableFile):
             return []
         try:
             # no file system of its own: a name such as a:b is no address
-            table = parquet.read_table(pyarrow.BufferReader(self.path.read_bytes()))
+            table = parquet.read_table(
+                pyarrow.BufferReader(self.path.read_bytes()),
+                use_threads=False,  # a program that ends while they start is aborted
+            )
             found: list[Row] = table.to_pylist()
         except pyarrow.ArrowException as error:
             told = " ".join(str(error).split())
