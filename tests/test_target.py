@@ -53,7 +53,7 @@ def test_weights_are_those_of_a_target_of_so_many_bits(bits: int) -> None:
     found, agent = agreement(weight_bits=bits)
     for layer in agent.network.neuron_layers:
         both = np.concatenate([layer.weight.ravel(), layer.bias])
-        step = np.abs(both).max() / (2 ** (bits - 1) - 1)
+        step = np.abs(layer.weight).max() / (2 ** (bits - 1) - 1)
         np.testing.assert_allclose(both / step, np.rint(both / step), rtol=0, atol=1e-9)
     assert found > agreement()[0] - (0.02 if bits == 8 else 0.25)
 
@@ -78,6 +78,10 @@ def test_a_target_whose_host_computes_the_first_layer_keeps_its_remainders() -> 
     kept, agent = agreement(target="loihi:emulator", sim_steps=128)
     first, second = agent.network.spiking_layers
     assert (first.reset, second.reset) == ("subtract", "zero")
+    levels = [np.unique(np.abs(layer.weight)).size for layer in agent.network.neuron_layers]
+    assert levels[1] <= 128
+    assert levels[0] == first.weight.size  # those of the host are not rounded
+    assert levels[2] == agent.network.readout.weight.size
     assert (
         backends.load("loihi", backends.TABLE["loihi:emulator"].target).problems(agent.network)
         == []

@@ -29,13 +29,14 @@ AGENT = HERE / "agents" / "dqn" / "CartPole-v1_1"
 HEAD = """# One agent on every back end
 
 Made by `python zoo/everywhere.py`: the bundled DQN of CartPole-v1 (4-64-64-2, ReLU), converted with
-`target=` the back end, T = {steps}, two neurons per unit, and played for {episodes} episodes.
-Agreement is with the original on the states that the spiking agent visited; the second one is what
-the reference makes of the same network on held-out observations, so the difference is the
-simulator's, not the conversion's. Decisions per second are of the whole loop on a shared machine.
+`target=` the back end, T = {steps}, two neurons per unit (k; one where two do not fit), and played
+for {episodes} episodes. Agreement is with the original on the states the spiking agent visited; the
+second one is what the reference makes of the converted network on held-out observations: where
+the first is lower, the device's own rules or the states met are the reason. Decisions per second
+are of the whole loop on a shared machine.
 
-| back end | reset | delay | agreement, as it acts | of its network | return | decisions/s |
-| --- | --- | --- | --- | --- | --- | --- |
+| back end | k | reset | delay | agreement, as it acts | of its network | return | decisions/s |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 STEPS, EPISODES = 64, 3
 
@@ -43,14 +44,23 @@ STEPS, EPISODES = 64, 3
 def played(name: str) -> dict[str, object]:
     checkpoint = load_checkpoint(AGENT)
     make_env = maker("CartPole-v1", {}, ())
-    agent = spikerl.convert(
-        AGENT, env=make_env, sim_steps=STEPS, target=name, neurons_per_unit=2, n_calibration=3000
-    )
+    for per_unit in (2, 1):
+        agent = spikerl.convert(
+            AGENT,
+            env=make_env,
+            sim_steps=STEPS,
+            target=name,
+            neurons_per_unit=per_unit,
+            n_calibration=3000,
+        )
+        if not backends.get(name).problems(agent.network):
+            break
     with spikerl.HardwarePolicy(agent, name, seed=0) as policy:
         result = evaluate(policy, make_env, original=checkpoint.model, episodes=EPISODES)
     rules = backends.rules(name)
     return {
         "backend": name,
+        "per_unit": per_unit,
         "reset": rules["reset"],
         "delay": rules["delay_steps"],
         "agreement": [result.agreement.value, result.agreement.low, result.agreement.high],
@@ -71,7 +81,8 @@ def write_table() -> None:
     for name, row in sorted(stored().items()):
         value, low, high = (100 * x for x in row["agreement"])
         text += (
-            f"| `{name}` | {row['reset']} | {row['delay']} | {value:.1f} % [{low:.1f}, {high:.1f}] "
+            f"| `{name}` | {row.get('per_unit', 2)} | {row['reset']} | {row['delay']} "
+            f"| {value:.1f} % [{low:.1f}, {high:.1f}] "
             f"| {100 * row['network']:.1f} % | {row['return']:.1f} | {row['speed']:,.0f} |\n"
         )
     TABLE.write_text(text, "utf-8")

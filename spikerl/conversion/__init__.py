@@ -100,7 +100,8 @@ def convert(
     per step for the largest activation; None: 1, and for reset "zero" the best of 1, 1/2 and 1/4 on
     calibration observations kept out of the fit), weight_bits (None, or the bits of a target's
     weights and biases, to which those of every layer are rounded before the next thing is fitted),
-    first_reset (of the first layer, if not reset: where a target's host computes it),
+    first_reset (of the first layer, if not reset: where a target's host computes it and the
+    read-out, whose weights are then not rounded),
     target (the name of a back end: resets, delay_steps and weight_bits as it needs them),
     vecnormalize (path or object), algo (the algorithm a file must be of), observation_space,
     action_space.

@@ -86,11 +86,13 @@ def make_hidden(
 
 
 def rounded(layer: Layer, bits: int | None) -> Layer:
-    """Weights and bias as whole multiples of one step, the largest of them 2^(bits - 1) - 1."""
+    """Weights and bias as whole multiples of one step, the largest weight 2^(bits - 1) - 1.
+
+    A bias may be larger: chips of few bits have more for it (Loihi 13, Xylo 16).
+    """
     if bits is None or not isinstance(layer, (Dense, Conv2d)):
         return layer
-    largest = max(float(np.abs(layer.weight).max()), float(np.abs(layer.bias).max()))
-    step = (largest or 1.0) / (2 ** (bits - 1) - 1)
+    step = (float(np.abs(layer.weight).max()) or 1.0) / (2 ** (bits - 1) - 1)
     weight, bias = (np.rint(part / step) * step for part in (layer.weight, layer.bias))
     return replace(layer, weight=weight, bias=bias)
 

@@ -75,14 +75,18 @@ def made(origin: Source, rows: FloatArray, recipe: build.Recipe, seed: int) -> C
     for scale in _rate_scales(stack, recipe):
         theta = [part / scale for part in whole]
         hidden = build.make_hidden(stack, theta, encoder, recipe)
-        hidden = [build.rounded(layer, recipe.weight_bits) for layer in hidden]
+        # Where the first layer has a reset of its own, a host computes it and the read-out.
+        host = recipe.first_reset is not None
+        first = 1 if host else 0
+        chip = [build.rounded(layer, recipe.weight_bits) for layer in hidden[first:]]
+        hidden = [*hidden[:first], *chip]
         fit = _Fit(build.last_layer(stack, theta, encoder), None, 0.0)
         if hidden:
             spiking = SpikingNetwork((*hidden, *build.read_out(fit.last)))
             fit = _fitted(origin, spiking, encoder, fit.last, rows, recipe, seed)
         values = origin.stack.values(rows)
         network, decoder = build.close_network(hidden, fit.last, values, stack, recipe)
-        if recipe.weight_bits is not None:
+        if recipe.weight_bits is not None and not host:
             *others, end = network.layers
             network = replace(network, layers=(*others, build.rounded(end, recipe.weight_bits)))
         one = Candidate(stack, ramps, theta, encoder, network, decoder, fit.penalty, scale)

@@ -162,9 +162,9 @@ class SpikingLayer(nn.Module):
             weight, bias = self.norm.folded(weight, bias, moments)
         if self.neuron.weight_bits is None:
             return weight, bias
-        largest = weight.detach().abs().max()
-        if bias is not None:
-            largest = torch.maximum(largest, bias.detach().abs().max())
+        largest = (
+            weight.detach().abs().max()
+        )  # a bias may be larger, as chips have more bits for it
         step = largest.clamp(min=1e-12) / (2 ** (self.neuron.weight_bits - 1) - 1)
         rounded = weight + (torch.round(weight / step) * step - weight).detach()
         if bias is not None:
