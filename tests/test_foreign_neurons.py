@@ -131,3 +131,15 @@ def test_images_go_through_their_neurons_as_well() -> None:
 def test_what_a_node_cannot_be_made_of_is_told() -> None:
     with pytest.raises(SpikerlError, match=r"spikingjelly:LIFNode cannot be made of \{'tau'"):
         ForeignNeuron("spikingjelly:LIFNode", {"tau": 0.5}).node()
+
+
+def test_weights_changed_behind_torch_s_back_are_seen() -> None:
+    torch.manual_seed(0)
+    stack = SpikingMLP(4, [9], sim_steps=T, neuron=ForeignNeuron("spikingjelly:IFNode")).eval()
+    rows = torch.randn(3, 4)
+    with torch.no_grad():
+        first, layer = stack(rows), stack.to_layers()[0]
+        for part in stack.parameters():
+            part.data.mul_(2.0)
+        assert not torch.equal(stack(rows), first)
+    assert np.array_equal(stack.to_layers()[0].weight, 2.0 * layer.weight)

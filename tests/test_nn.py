@@ -254,3 +254,33 @@ def test_the_slope_can_change_during_training() -> None:
         sums.append(float(stack.layers[0].synapses.weight.grad.abs().sum()))
     assert sums[0] > 1.5 * sums[1]
     assert Surrogate("triangle").slope == 1.0
+
+
+def test_weights_changed_behind_torch_s_back_are_seen() -> None:
+    stack = stack_of().eval()
+    rows = torch.randn(3, 5)
+    with torch.no_grad():
+        first = stack(rows)
+        before = [part._version for part in stack.parameters()]
+        for part in stack.parameters():
+            part.data.mul_(-1.5)
+        assert before == [part._version for part in stack.parameters()]
+        assert not torch.equal(stack(rows), first)
+    assert np.allclose(stack(rows).detach().numpy(), reference_rates(stack, rows))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 24])
+def test_rows_that_are_joined_for_speed_stay_apart(rows: int) -> None:
+    """The compiled loops take several rows as one where their number allows it."""
+    stack = stack_of(kind="PLIF")
+    x = torch.randn(rows, 5)
+    together = stack(x)
+    together.square().sum().backward()
+    gradients = [part.grad for part in stack.parameters()]
+    alone = [stack(row[None]) for row in x]
+    assert torch.equal(together, torch.cat(alone))
+    stack.zero_grad()
+    sum(part.square().sum() for part in alone).backward()
+    for part, gradient in zip(stack.parameters(), gradients, strict=True):
+        assert gradient is not None
+        assert torch.allclose(part.grad, gradient, rtol=1e-4, atol=1e-5)

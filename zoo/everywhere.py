@@ -1,11 +1,10 @@
-"""One trained agent on every back end this interpreter has; writes zoo/everywhere.md.
+"""One trained agent on every back end this interpreter has; writes zoo/everywhere.jsonl.
 
     python zoo/everywhere.py [NAME...]      run on these back ends, or on all that are usable
-    python zoo/everywhere.py --table        only write the table again
 
 The agent is converted for each back end by its rules (target=) and acts for a few episodes. Rows
-are kept in zoo/everywhere.jsonl, the newest of each back end: simulators that do not fit into one
-environment are run from several.
+are kept, the newest of each back end: simulators that do not fit into one environment are run from
+several. zoo/results.md is written anew.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import results
 import torch
 
 import spikerl
@@ -24,20 +24,8 @@ from spikerl.errors import SpikerlError
 from spikerl.evaluation import evaluate
 
 HERE = Path(__file__).parent
-STORE, TABLE = HERE / "everywhere.jsonl", HERE / "everywhere.md"
+STORE = HERE / "everywhere.jsonl"
 AGENT = HERE / "agents" / "dqn" / "CartPole-v1_1"
-HEAD = """# One agent on every back end
-
-Made by `python zoo/everywhere.py`: the bundled DQN of CartPole-v1 (4-64-64-2, ReLU), converted with
-`target=` the back end, T = {steps}, two neurons per unit (k; one where two do not fit), and played
-for {episodes} episodes. Agreement is with the original on the states the spiking agent visited; the
-second one is what the reference makes of the converted network on held-out observations: where
-the first is lower, the device's own rules or the states met are the reason. Decisions per second
-are of the whole loop on a shared machine.
-
-| back end | k | reset | delay | agreement, as it acts | of its network | return | decisions/s |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-"""
 STEPS, EPISODES = 64, 3
 
 
@@ -72,31 +60,17 @@ def played(name: str) -> dict[str, object]:
 
 
 def stored() -> dict[str, dict]:
-    lines = STORE.read_text("utf-8").splitlines() if STORE.exists() else []
-    return {row["backend"]: row for row in map(json.loads, lines)}
-
-
-def write_table() -> None:
-    text = HEAD.format(steps=STEPS, episodes=EPISODES)
-    for name, row in sorted(stored().items()):
-        value, low, high = (100 * x for x in row["agreement"])
-        text += (
-            f"| `{name}` | {row.get('per_unit', 2)} | {row['reset']} | {row['delay']} "
-            f"| {value:.1f} % [{low:.1f}, {high:.1f}] "
-            f"| {100 * row['network']:.1f} % | {row['return']:.1f} | {row['speed']:,.0f} |\n"
-        )
-    TABLE.write_text(text, "utf-8")
+    return {row["backend"]: row for row in results.stored(STORE.name)}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     usable = [name for name, state in backends.available().items() if state.usable]
-    for name in [] if arguments.table else arguments.names or usable:
+    for name in arguments.names or usable:
         try:
             rows = stored() | {name: played(name)}
         except SpikerlError as error:
@@ -104,4 +78,4 @@ if __name__ == "__main__":
             continue
         STORE.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), "utf-8")
         print(rows[name], flush=True)
-    write_table()
+    results.write()

@@ -1,10 +1,11 @@
-"""Convert and run trained agents; writes zoo/results.jsonl and, from it, zoo/results.md.
+"""Convert and run trained agents; writes zoo/results.jsonl and, with the rest, zoo/results.md.
 
     python zoo/measure.py AGENT_DIRECTORY...     measure what is not in the file yet
-    python zoo/measure.py                        only write the table again
+    python zoo/measure.py --as-needed AGENT_DIRECTORY...     only as convert() chooses, at T = 16
 
-Each directory is one of rl-zoo's (ALGO/ENV_1). Every agent is measured under each of SETTINGS. A
-row is stored as soon as it is measured, so a run that is stopped goes on where it was.
+Each directory is one of rl-zoo's (ALGO/ENV_1). Every agent is measured under each of
+results.SETTINGS, one that was trained spiking as it is. A row is stored as soon as it is measured,
+so a run that is stopped goes on where it was.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import results
 import torch
 
 import spikerl
@@ -24,27 +26,8 @@ from spikerl.conversion.environments import maker, todays_id
 from spikerl.evaluation import evaluate
 
 HERE = Path(__file__).parent
-STORE, TABLE = HERE / "results.jsonl", HERE / "results.md"
-# T, neurons per unit (None: as convert() chooses), distilled
-SETTINGS = [(16, None, False), (64, None, False), (16, 8, False), (64, 8, False), (8, 1, True)]
-SETTINGS += [(16, 1, True)]
-# what is aimed at: agreement in %, error in % of the range; by activation of the source
-TARGETS = {
-    (16, 8, False): {"ReLU": (95.0, 1.0), "tanh": (99.5, 0.3)},
-    (64, 8, False): {"ReLU": (99.0, 0.3), "tanh": (99.5, 0.3)},
-    (8, 1, True): {"ReLU": (98.0, None), "tanh": (98.0, None)},
-    (16, 1, True): {"ReLU": (99.0, 0.5), "tanh": (99.0, 0.5)},
-}
-HEAD = """# Measured conversions
-
-Made by `python zoo/measure.py zoo/agents/dqn/CartPole-v1_1 AGENT_DIRECTORY...`; the other
-directories are agents of the official DLR-RM/rl-trained-agents collection. Agreement (or action
-error in % of the range) is on 2,000 on-policy observations of episodes not used for calibration or
-training, with a 95 % interval. Returns are means over the same seeds, both policies deterministic,
-back end `cpu`; the difference is spiking less original, seed by seed, with its standard error.
-The bundled agent is not among the means. k: neurons per unit of the source; "as needed" is
-`convert()`'s default, one for a ReLU and as many ramps for any other activation as its shape takes.
-"""
+STORE = HERE / "results.jsonl"
+ENERGIES = "cmos45-float32"  # where the original has a price too
 
 
 def label(directory: Path) -> str:
@@ -53,17 +36,14 @@ def label(directory: Path) -> str:
     return "/".join((*(["zoo"] if bundled else []), *directory.parts[-2:]))
 
 
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return (row["directory"], row["sim_steps"], row["per_unit"], row["distilled"])
-
-
 def measured(
     directory: Path, steps: int, per_unit: int | None, distilled: bool, episodes: int
 ) -> dict[str, Any]:
     checkpoint = load_checkpoint(directory)
     make_env = maker(todays_id(str(checkpoint.env_id)), checkpoint.env_kwargs, checkpoint.wrappers)
     start = time.perf_counter()
-    agent = spikerl.convert(directory, env=make_env, sim_steps=steps, neurons_per_unit=per_unit)
+    how = {} if spikes(checkpoint) else {"sim_steps": steps, "neurons_per_unit": per_unit}
+    agent = spikerl.convert(directory, env=make_env, **how)
     if distilled:
         agent = spikerl.distill(agent, directory, env=make_env)
     seconds = time.perf_counter() - start
@@ -76,14 +56,13 @@ def measured(
     mean = sum(gain) / n
     spread = (sum((x - mean) ** 2 for x in gain) / (n - 1)) ** 0.5
     sizes = (agent.network.n_in, *(x.n_out for x in agent.network.layers))
-    policy = checkpoint.model.policy
-    stack = plain_stack(policy, policy.observation_space, policy.action_space, 0.0)
+    energy, earned = result.cost.on(ENERGIES), result.spiking.mean_return
     return {
         "directory": label(directory),
         "agent": f"{checkpoint.details['algorithm']} {result.environment}",
-        "activation": "ReLU" if stack.layers[0].activation is relu else "tanh",
+        "activation": activation(checkpoint),
         "network": "-".join(map(str, sizes)),
-        "sim_steps": steps,
+        "sim_steps": agent.sim_steps,
         "per_unit": per_unit,
         "distilled": distilled,
         "continuous": agent.report.agreement is None,
@@ -94,92 +73,55 @@ def measured(
         "episodes": n,
         "synaptic_operations": result.synaptic_operations,
         "seconds": seconds,
+        "benchmark": {
+            "n_timesteps": checkpoint.model.num_timesteps,
+            "eval_timesteps": round(result.original.mean_length * n),
+            "backend": result.backend,
+            "return": [earned.value, earned.low, earned.high],
+            "energy_nj": energy.value,
+            "original_nj": energy.original,
+            "latency_ms": result.spiking.latency_ms,
+            "original_latency_ms": result.original.latency_ms,
+        },
         "spikerl": spikerl.__version__,
     }
 
 
-def stored() -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in STORE.read_text("utf-8").splitlines()]
-        if (STORE.exists())
-        else []
-    )
+def stack_of(checkpoint: Any) -> Any:
+    policy = checkpoint.model.policy
+    return plain_stack(policy, policy.observation_space, policy.action_space, 0.0)
 
 
-def target(row: dict[str, Any]) -> float | None:
-    both = TARGETS.get((row["sim_steps"], row["per_unit"], row["distilled"]))
-    return None if both is None else both[row["activation"]][row["continuous"]]
+def spikes(checkpoint: Any) -> bool:
+    """Whether it was trained spiking."""
+    return stack_of(checkpoint).layers[-1].spikes is not None
 
 
-def line(row: dict[str, Any]) -> str:
-    value, low, high = row["quality"]
-    unit, digits = ("% error", 2) if row["continuous"] else ("%", 1)
-    goal = target(row)
-    shown = "" if goal is None else f"{'≤' if row['continuous'] else '≥'} {goal:g}"
-    (o, o_std), (s, s_std), (d, d_error) = row["original"], row["spiking"], row["difference"]
-    return (
-        f"| {row['agent']} | {row['activation']} | {row['network']} | {row['sim_steps']} | "
-        f"{row['per_unit'] or 'as needed'} | {'yes' if row['distilled'] else ''} | "
-        f"{value:.{digits}f} {unit} [{low:.{digits}f}, {high:.{digits}f}] | {shown} | "
-        f"{o:.1f} ± {o_std:.1f} | {s:.1f} ± {s_std:.1f} | {d:+.1f} ± {d_error:.1f} | "
-        f"{row['synaptic_operations']:,.0f} | {row['seconds']:.0f} |"
-    )
-
-
-def means(rows: list[dict[str, Any]]) -> list[str]:
-    """Means over the official agents, by setting, activation and action, beside their targets."""
-    found = [
-        "| T | k | distilled | activation | actions | agents | mean | wanted |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for steps, per_unit, distilled in SETTINGS:
-        for activation in ("ReLU", "tanh"):
-            for continuous in (False, True):
-                chosen = [
-                    row
-                    for row in rows
-                    if key(row)[1:] == (steps, per_unit, distilled)
-                    and not row["directory"].startswith("zoo/")
-                    and (row["activation"], row["continuous"]) == (activation, continuous)
-                ]
-                if not chosen:
-                    continue
-                mean = sum(row["quality"][0] for row in chosen) / len(chosen)
-                goal = target(chosen[0])
-                sign, unit = ("≤", "% error") if continuous else ("≥", "%")
-                found.append(
-                    f"| {steps} | {per_unit or 'as needed'} | {'yes' if distilled else ''} | "
-                    f"{activation} | {'continuous' if continuous else 'choices'} | {len(chosen)} | "
-                    f"{mean:.2f} {unit} | {'' if goal is None else f'{sign} {goal:g}'} |"
-                )
-    return found
-
-
-def write_table() -> None:
-    rows = stored()
-    columns = "agent activation network T k distilled agreement|error wanted original spiking "
-    columns += "difference synaptic|operations seconds"
-    names = [name.replace("|", " ") for name in columns.split()]
-    text = [HEAD, "## Means", "", *means(rows), "", "## Every agent", ""]
-    text += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    text += [line(row) for row in rows]
-    TABLE.write_text("\n".join(text) + "\n", "utf-8")
+def activation(checkpoint: Any) -> str:
+    if spikes(checkpoint):
+        return "spikes"
+    return "ReLU" if stack_of(checkpoint).layers[0].activation is relu else "tanh"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directories", nargs="*", type=Path)
     parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--as-needed", action="store_true", help="only the first setting")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", spikerl.errors.ConversionWarning)
-    done = {key(row) for row in stored()}
-    for setting in SETTINGS:
+    settings = results.SETTINGS[:1] if arguments.as_needed else results.SETTINGS
+    for setting in settings:
         for directory in arguments.directories:
-            if (label(directory), *setting) in done:
+            kept = [
+                row for row in results.stored(STORE.name) if row["directory"] == label(directory)
+            ]
+            trained = any(row["activation"] == "spikes" for row in kept)
+            if trained or setting in map(results.setting, kept):
                 continue
             row = measured(directory, *setting, arguments.episodes)
             with STORE.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            print(line(row), flush=True)
-    write_table()
+            print(row, flush=True)
+    results.write()

@@ -1,48 +1,91 @@
-"""Write zoo/trained.md from zoo/trained.jsonl: agents trained by rl-zoo3, spiking and not.
+"""Train agents by rl-zoo3's own command, spiking and ordinary; writes zoo/trained.jsonl.
 
-    python zoo/trained.py
+    python zoo/trained.py ppo Acrobot-v1 --steps 300000 --seeds 0 1 2
 
-A line of the file is one training run: algo, env, seed, spiking, n (time steps), seconds, and the
-returns of 30 deterministic episodes of its last model, on seeds it was not trained on.
+Each run adds one line to zoo/trained.jsonl: algo, env, seed, network, n (time steps), changes (of
+zoo/ALGO.yml), seconds, versions, and the returns of 30 deterministic episodes of its last model, on
+seeds it was not trained on. A run that has its line is not repeated. Writes zoo/results.md anew.
 """
 
+import argparse
 import json
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import results
+import torch
+from rl_zoo3 import ALGOS
+from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from stable_baselines3.common.evaluation import evaluate_policy
 
-from spikerl.statistics import over_runs
+from spikerl.policies import ProxyTD3
 
 HERE = Path(__file__).parent
-HEAD = """# Agents trained by rl-zoo3
+ROWS = HERE / "trained.jsonl"
+KEY = ("algo", "env", "n", "network", "changes")
+PACKAGES = ("spikerl", "rl_zoo3", "stable_baselines3", "gymnasium", "torch", "numpy")
 
-    python -m rl_zoo3.train --algo ALGO --env ENV --conf-file zoo/ALGO.yml --gym-packages spikerl
 
-and without the last two options for the ordinary network, with rl-zoo3's own settings and the same
-number of time steps. Returns are of 30 deterministic episodes of the last model of each run, on
-seeds not trained on: the mean of each run, and the interquartile mean over all episodes with a 95 %
-interval (bootstrap over runs and episodes). Seeds of the runs are 0, 1 and 2; rl_zoo3, SB3 and
-sb3-contrib 2.9.2, Gymnasium 1.4.0, torch 2.13.0 on the CPU. Time is of the run on a shared machine
-with two cores, which other work slowed by up to ten times.
+def train(run: dict, logs: Path) -> dict:
+    """One run of rl_zoo3's training command, and what its last model earns."""
+    algo, env, spiking = run["algo"], run["env"], run["network"] == "spiking"
+    folder = logs / "-".join(str(part) for part in (run["network"], run["n"], run["seed"]))
+    script = [str(HERE / "train.py")] if algo == "proxy_td3" else ["-m", "rl_zoo3.train"]
+    command = [sys.executable, *script, "--algo", algo, "--env", env, "-f", str(folder)]
+    command += ["--seed", str(run["seed"]), "-n", str(run["n"]), "--eval-freq", "-1"]
+    command += ["--num-threads", "1", "--verbose", "0"]
+    if spiking:
+        command += ["--conf-file", str(HERE / f"{algo}.yml"), "--gym-packages", "spikerl"]
+    if run["changes"]:
+        command += ["--hyperparams", *run["changes"]]
+    begun = time.time()
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
+    seconds = time.time() - begun
+    trained = max((folder / algo).glob(f"{env}_*"), key=lambda path: path.stat().st_mtime)
+    found = returns(algo, env, trained)
+    versions = {name: version(name) for name in PACKAGES}
+    return {**run, "seconds": seconds, "returns": found, "versions": versions}
 
-| algorithm | environment | steps | network | mean of each run | IQM [95 %] | minutes |
-| --- | --- | --- | --- | --- | --- | --- |
-"""
+
+def returns(algo: str, env: str, trained: Path, episodes: int = 30) -> list[float]:
+    """Returns of the last model of a run, in the environment that rl-zoo's enjoy would make."""
+    saved, stats = get_saved_hyperparams(str(trained / env), norm_reward=False)
+    test = create_test_env(env, n_envs=1, stats_path=stats, seed=1000, hyperparams=saved)
+    model = ALGOS[algo].load(trained / f"{env}.zip", device="cpu")
+    found, _ = evaluate_policy(model, test, episodes, return_episode_rewards=True)
+    return [float(value) for value in found]
 
 
 if __name__ == "__main__":
-    lines = (HERE / "trained.jsonl").read_text("utf-8").splitlines()
-    groups: dict[tuple[str, str, int, bool], list[dict]] = {}
-    for row in map(json.loads, lines):
-        groups.setdefault((row["algo"], row["env"], row["n"], row["spiking"]), []).append(row)
-    text = HEAD
-    for (algo, env, n, spiking), rows in sorted(groups.items(), key=lambda item: item[0][:3]):
-        runs = [row["returns"] for row in sorted(rows, key=lambda row: row["seed"])]
-        found = over_runs(runs)
-        means = ", ".join(f"{np.mean(run):.1f}" for run in runs)
-        minutes = np.mean([row["seconds"] for row in rows]) / 60
-        text += (
-            f"| {algo} | {env} | {n:,} | {'spiking' if spiking else 'ordinary'} | {means} | "
-            f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}] | {minutes:.1f} |\n"
-        )
-    (HERE / "trained.md").write_text(text, "utf-8")
+    parser = argparse.ArgumentParser(description="train by rl-zoo3, spiking and ordinary")
+    parser.add_argument("algo", nargs="?", help="ppo, sac, td3, proxy_td3, ...")
+    parser.add_argument("env", nargs="?", help="an environment of zoo/ALGO.yml")
+    parser.add_argument("--steps", type=int, help="time steps of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--networks", nargs="+", default=["spiking", "ordinary"])
+    parser.add_argument("--changes", nargs="+", default=[], help="KEY:VALUE, see rl_zoo3.train")
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="folder of the runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.algo:
+        if not (options.env and options.steps):
+            parser.error("wanted: ALGO ENV --steps N")
+        ALGOS["proxy_td3"] = ProxyTD3
+        for seed in options.seeds:
+            for network in options.networks:
+                values = (options.algo, options.env, options.steps, network, options.changes)
+                run = {**dict(zip(KEY, values, strict=True)), "seed": seed}
+                if any(
+                    all(row[name] == run[name] for name in run) for row in results.stored(ROWS.name)
+                ):
+                    continue
+                row = train(run, options.logs)
+                with ROWS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(*run.values(), f"{np.mean(row['returns']):.1f}", flush=True)
+    results.write()

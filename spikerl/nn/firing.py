@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,16 +59,17 @@ class _Fire(torch.autograd.Function):
         spikes = current.new_empty((steps if wanted else 0, rows, width))
         counts = torch.zeros_like(v)
         if runs_compiled(current):
+            shape, many = joined(rows, width)
             kernels.forward(
-                current.detach().contiguous().numpy(),
-                v.numpy(),
-                decay.detach().numpy(),
-                threshold.numpy(),
+                current.detach().contiguous().numpy().reshape(-1, *shape),
+                v.numpy().reshape(shape),
+                np.tile(decay.detach().numpy(), many),
+                np.tile(threshold.numpy(), many),
                 int(zero),
                 counted,
-                spikes.numpy(),
-                before.numpy(),
-                counts.numpy(),
+                spikes.numpy().reshape(-1, *shape),
+                before.numpy().reshape(-1, *shape),
+                counts.numpy().reshape(shape),
             )
         else:
             for t in range(steps):
@@ -94,28 +96,30 @@ class _Fire(torch.autograd.Function):
             g_spikes = before.new_empty((0, *start.shape))
         g_counts = torch.zeros_like(start) if g_counts is None else g_counts.contiguous()
         g_v = torch.zeros_like(start) if g_v is None else g_v.clone()
-        g_current = torch.zeros_like(before[:1] if constant else before)
-        g_decay = torch.zeros_like(decay)
+        g_current = torch.zeros_like(before[:1]) if constant else torch.empty_like(before)
+        shape, many = joined(*start.shape)
+        g_decay = decay.new_zeros(many * len(decay))
         # With create_graph (TRPO's Fisher products) the steps back are torch operations too; the
         # potentials count as constants there.
         if runs_compiled(before) and not torch.is_grad_enabled():
             kernels.backward(
-                g_spikes.contiguous().numpy(),
-                g_counts.numpy(),
+                g_spikes.contiguous().numpy().reshape(-1, *shape),
+                g_counts.numpy().reshape(shape),
                 counted,
-                g_v.numpy(),
-                before.numpy(),
-                start.detach().numpy(),
-                decay.detach().numpy(),
-                threshold.numpy(),
+                g_v.numpy().reshape(shape),
+                before.numpy().reshape(-1, *shape),
+                start.detach().contiguous().numpy().reshape(shape),
+                np.tile(decay.detach().numpy(), many),
+                np.tile(threshold.numpy(), many),
                 int(zero),
                 code,
                 slope,
                 int(detach),
-                g_current.numpy(),
+                g_current.numpy().reshape(-1, *shape),
                 g_decay.numpy(),
                 int(ctx.needs_input_grad[2]),
             )
+            g_decay = g_decay.view(many, -1).sum(0)
         else:
             for t in reversed(range(steps)):
                 u = before[t]
@@ -128,18 +132,32 @@ class _Fire(torch.autograd.Function):
                 x = (u - threshold) / threshold
                 g_u = g_s * derivative(x, code, slope) / threshold
                 g_u = g_u + (g_v * (1 - s) if zero else g_v)
-                g_current[0 if constant else t] += g_u
+                if constant:
+                    g_current[0] += g_u
+                else:
+                    g_current[t] = g_u
                 earlier = start
                 if t:
                     w = before[t - 1]
                     s = (w >= threshold).to(w.dtype)
                     earlier = w * (1 - s) if zero else w - s * threshold
-                g_decay += (g_u * earlier).sum(0)
+                g_decay[: len(decay)] += (g_u * earlier).sum(0)
                 g_v = decay * g_u
-        return g_current, g_v, g_decay, None, None
+        return g_current, g_v, g_decay[: len(decay)], None, None
 
 
 _apply: Any = _Fire.apply
+
+
+def joined(rows: int, width: int) -> tuple[tuple[int, int], int]:
+    """Rows [B, N] as fewer and longer ones, and how many are joined to one.
+
+    The loops over neurons are short otherwise, and what it takes to begin one outweighs them.
+    """
+    many = 1
+    while rows % (2 * many) == 0 and 2 * many * width <= 1024:
+        many *= 2
+    return (rows // many, many * width), many
 
 
 def runs_compiled(tensor: Tensor) -> bool:

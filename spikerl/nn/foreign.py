@@ -80,7 +80,7 @@ class ForeignLayer(nn.Module):
         self.synapses, self.neuron, self.shape = synapses, neuron, shape
         self.shape_out = output_shape(synapses, shape)
         self.node = neuron.node()
-        self._exported: tuple[Any, Dense | Conv2d] | None = None
+        self._exported: tuple[list[Tensor], Dense | Conv2d] | None = None
         self.to_layer()  # refuses what has no counterpart
 
     @property
@@ -120,16 +120,16 @@ class ForeignLayer(nn.Module):
 
     def to_layer(self) -> Dense | Conv2d:
         """The same neurons as a layer of a SpikingNetwork, exactly."""
-        parts = [*self.parameters()]
-        stamp = [(part.data_ptr(), part._version) for part in parts]
-        if self._exported is None or self._exported[0] != stamp:
+        parts = [part.detach().cpu() for part in self.parameters()]
+        # by their numbers: torch does not count changes made through .data
+        if self._exported is None or not all(map(torch.equal, parts, self._exported[0])):
             from spikerl.importers import from_spikingjelly
 
             node = copy.deepcopy(self.node).cpu()
             synapses = copy.deepcopy(self.synapses).cpu()
             maps = self.shape if len(self.shape) == 3 else None
-            layer = from_spikingjelly([synapses, node], input_shape=maps).layers[0]
-            self._exported = (stamp, layer)  # type: ignore[assignment]
+            layer: Any = from_spikingjelly([synapses, node], input_shape=maps).layers[0]
+            self._exported = ([part.clone() for part in parts], layer)
         assert self._exported is not None
         return self._exported[1]
 

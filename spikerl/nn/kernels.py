@@ -106,7 +106,7 @@ def backward(  # type: ignore[no-untyped-def]
     """The gradients of forward(): g_v [B, N] holds that of the final v and ends as that of v_start.
 
     g_spikes:  [T, B, N] or no steps at all.  g_counts: [B, N] of the counts, over `counted` steps.
-    g_current: [T, B, N], or [1, B, N] to be summed over time; zeros on entry.
+    g_current: [T, B, N], filled, or [1, B, N] to be summed over time, added to.
     g_decay:   [N], added to where learned is 1.  detach: 1 leaves the reset out of the gradient.
     """
     steps, rows, width = before.shape
@@ -143,8 +143,12 @@ def backward(  # type: ignore[no-untyped-def]
             for i in range(width):
                 after[i] += g_s[i] * bend[i]
             out = g_current[0 if constant else t, b]
-            for i in range(width):
-                out[i] += after[i]
+            if constant:
+                for i in range(width):
+                    out[i] += after[i]
+            else:
+                for i in range(width):
+                    out[i] = after[i]
             if learned:
                 w = before[t - 1, b] if t else v_start[b]
                 for i in range(width):
@@ -171,8 +175,9 @@ def decide(  # type: ignore[no-untyped-def]
         widest = max(widest, weights[layer].shape[1])
     drive, v = np.empty(weights[0].shape[1]), np.empty(widest)
     flow, lift, current = np.empty(widest), np.empty(widest), np.empty(widest)
+    level = np.empty(widest)
     # spikes of every layer at every step, as lists of indices
-    fired = np.empty((2, steps, widest), np.int32)
+    fired = np.empty((2, steps, widest + 1), np.int32)
     n_fired = np.empty((2, steps), np.int64)
     for b in range(x.shape[0]):
         for layer in range(depth):
@@ -204,10 +209,20 @@ def decide(  # type: ignore[no-untyped-def]
                     for i in range(width):
                         current[i] = 0.0
                     if t >= late:
-                        for k in range(n_fired[there, t - late]):
-                            row = weight[fired[there, t - late, k]]
+                        heard, k = fired[there, t - late], 0
+                        stop = n_fired[there, t - late]
+                        while k + 4 <= stop:  # four at a time, added one after the other
+                            first, second = weight[heard[k]], weight[heard[k + 1]]
+                            third, fourth = weight[heard[k + 2]], weight[heard[k + 3]]
+                            for i in range(width):
+                                some = current[i] + first[i] + second[i]
+                                current[i] = some + third[i] + fourth[i]
+                            k += 4
+                        while k < stop:
+                            row = weight[heard[k]]
                             for i in range(width):
                                 current[i] += row[i]
+                            k += 1
                     for i in range(width):
                         current[i] += bias[i]
                 if alpha > 0:
@@ -216,19 +231,36 @@ def decide(  # type: ignore[no-untyped-def]
                         current[i] = flow[i]
                 for i in range(width):
                     v[i] = decay[i] * v[i] + current[i]
+                if beta > 0:
+                    for i in range(width):
+                        level[i] = theta[i] + beta * lift[i]
+                        lift[i] = rho * lift[i] + (1.0 if v[i] >= level[i] else 0.0)
+                else:
+                    for i in range(width):
+                        level[i] = theta[i]
                 n = 0
+                for i in range(width):  # without a branch: whether a neuron fires is hard to guess
+                    fired[here, t, n] = i
+                    n += v[i] >= level[i]
                 for i in range(width):
-                    raised = beta * lift[i]
-                    lift[i] = rho * lift[i]
-                    if v[i] >= theta[i] + raised:
-                        lift[i] += 1.0
-                        v[i] = 0.0 if zero else v[i] - theta[i]
-                        fired[here, t, n] = i
-                        n += 1
+                    left = 0.0 if zero else v[i] - theta[i]
+                    v[i] = left if v[i] >= level[i] else v[i]
                 n_fired[here, t] = n
                 if layer == depth - 1 and t < counted:
                     for k in range(n):
                         counts[b, fired[here, t, k]] += 1.0
+
+
+@_compiled
+def same(one, other):  # type: ignore[no-untyped-def]
+    """Whether two matrices of one shape hold the same numbers; not a number is none of them."""
+    for j in range(one.shape[0]):
+        differ = 0
+        for i in range(one.shape[1]):
+            differ += one[j, i] != other[j, i]
+        if differ:
+            return False
+    return True
 
 
 @compiled

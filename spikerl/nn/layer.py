@@ -15,6 +15,7 @@ from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
+from spikerl.nn.kernels import same
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import BatchNorm
 from spikerl.nn.surrogates import Surrogate
@@ -52,6 +53,7 @@ class SpikingLayer(nn.Module):
         self.shape_out = output_shape(synapses, shape)
         self.extras = {name: neuron.extra(name) for name in EXTRAS}
         self.chip: tuple[Tensor, Tensor, Tensor] | None = None
+        self._transpose = Transpose()
         n = prod(self.shape_out)
         self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
         self.register_buffer("v_init", torch.full((n,), float(neuron.v_init)))
@@ -174,11 +176,10 @@ class SpikingLayer(nn.Module):
     def numbers(self) -> tuple[Any, ...]:
         """v_init, transposed weight, bias, decay, threshold and EXTRAS as arrays; reset; delay."""
         weight, bias = self.weights()
-        bias = torch.zeros(self.n_out) if bias is None else bias.detach()
         return (
             self.v_init.detach().numpy(),
-            weight.detach().t().contiguous().numpy(),
-            bias.numpy(),
+            self._transpose.of(weight.detach().numpy()),
+            np.zeros(self.n_out, np.float32) if bias is None else bias.detach().numpy(),
             self.decay().detach().numpy(),
             self.thresholds().numpy(),
             np.array([*self.extras.values()]),
@@ -259,6 +260,22 @@ class SpikingLayer(nn.Module):
         geometry: Any = {"stride": self.synapses.stride, "padding": self.synapses.padding}
         shape: Any = self.shape
         return Conv2d(exact_array(weight), shape, given, **geometry, **rules)
+
+
+class Transpose:
+    """The transpose of a matrix, made again only when its numbers have changed.
+
+    Torch counts changes of a tensor, but not those made through its .data: hence the comparison.
+    """
+
+    def __init__(self) -> None:
+        self.seen = self.found = np.empty((0, 0), np.float32)
+
+    def of(self, matrix: np.ndarray) -> np.ndarray:
+        """[n, m] as [m, n], contiguous."""
+        if self.seen.shape != matrix.shape or not same(matrix, self.seen):
+            self.seen, self.found = matrix.copy(), np.ascontiguousarray(matrix.T)
+        return self.found
 
 
 def output_shape(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
