@@ -55,7 +55,8 @@ def train(run: dict, logs: Path) -> dict:
 def returns(algo: str, env: str, trained: Path, episodes: int = 30) -> list[float]:
     """Returns of the last model of a run, in the environment that rl-zoo's enjoy would make."""
     saved, stats = get_saved_hyperparams(str(trained / env), norm_reward=False)
-    test = create_test_env(env, n_envs=1, stats_path=stats, seed=1000, hyperparams=saved)
+    how = {"n_envs": 1, "seed": 1000, "should_render": False}
+    test = create_test_env(env, stats_path=stats, hyperparams=saved, **how)
     model = ALGOS[algo].load(trained / f"{env}.zip", device="cpu")
     found, _ = evaluate_policy(model, test, episodes, return_episode_rewards=True)
     return [float(value) for value in found]
