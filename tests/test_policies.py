@@ -161,6 +161,23 @@ def test_a_saved_model_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict(rows, deterministic=True)[0], first)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_of_other_rules_are_refused_by_what_differs(kind: str, tmp_path: Path) -> None:
+    trained = model(kind, 0, neuron="LIF", neuron_kwargs={"reset": "zero", "slope": 2.0})
+    rules = {"neuron": "LIF", "neuron_kwargs": {"reset": "zero", "slope": 5.0}}
+    model(kind, 0, **rules).set_parameters(trained.get_parameters())  # only the gradient differs
+    for other, what in (
+        ({**rules, "sim_steps": 7}, r"sim_steps was \d and is 7"),
+        ({"neuron": "IF"}, "'kind': 'LIF'.* and is .*'kind': 'IF'"),
+        ({"neuron": "LIF"}, "'reset': 'zero'.* and is .*'reset': 'subtract'"),
+    ):
+        with pytest.raises(SpikerlError, match=f"trained under other rules.*{what}"):
+            model(kind, 0, **other).set_parameters(trained.get_parameters())
+    trained.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+        type(trained).load(tmp_path / "model.zip", policy_kwargs={"sim_steps": 7})
+
+
 def test_a_policy_alone_is_saved_and_loaded_with_its_keywords(tmp_path: Path) -> None:
     policy = model("ppo", neuron="LIF", neuron_kwargs={"reset": "zero"}).policy
     policy.save(tmp_path / "policy.pt")

@@ -52,6 +52,11 @@ class ForeignNeuron:
                 f"neuron is {self.kind!r}; there are {', '.join(f'{LIBRARY}:{n}' for n in NODES)}"
             )
 
+    def rules(self) -> dict[str, Any]:
+        """What a trained network depends on and its tensors do not hold."""
+        names = ("tau", "v_threshold", "v_reset", "decay_input")
+        return {"kind": self.kind, **{x: self.options[x] for x in names if x in self.options}}
+
     def node(self) -> Any:
         """A new one, for all steps at once."""
         try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spikerl.layers import Dense
 from spikerl.nn import kernels
 from spikerl.nn.layer import exact_array
+from spikerl.nn.rules import keep_rules
 from spikerl.nn.surrogates import Surrogate
 
 State = tuple[Tensor, Tensor]
@@ -40,6 +41,11 @@ class SpikingMemory(nn.Module):
         self.recurrent = nn.Parameter(torch.empty(hidden_size, hidden_size))  # [from, to]
         self.decay_logit = nn.Parameter(torch.empty(hidden_size))
         self.initialise()
+        keep_rules(self)
+
+    def rules(self) -> dict[str, Any]:
+        """What the weights mean and their tensors do not hold."""
+        return {"sim_steps": self.sim_steps}
 
     def initialise(self) -> None:
         """Decays from fast to slow, weights at which spikes flow, weak recurrence."""

@@ -103,6 +103,12 @@ class Neuron:
             found.append(str(error))
         return found
 
+    def rules(self) -> dict[str, Any]:
+        """What a trained network depends on and its tensors do not hold."""
+        names = ("kind", "reset", "delay_steps", "weight_bits")
+        extras = {name: self.extra(name) for name in _OWN}
+        return {**{name: getattr(self, name) for name in names}, **extras}
+
     @property
     def starting_decay(self) -> float:
         """The decay, or where it starts."""

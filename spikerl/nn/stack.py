@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import BatchNorm
 from spikerl.nn.population import PopulationEncoder
+from spikerl.nn.rules import keep_rules
 
 AnyLayer = SpikingLayer | ForeignLayer
 
@@ -57,6 +59,16 @@ class SpikingStack(nn.Module):
         self.exact = True
         self.budget = budget
         self.rates: list[Tensor] = []
+        keep_rules(self)
+
+    def rules(self) -> dict[str, Any]:
+        """What the weights mean: steps and neurons, but not what only shapes the gradient."""
+        encoder = self.encoder and {"squash": self.encoder.squash, "spikes": self.encoder.spikes}
+        return {
+            "sim_steps": self.sim_steps,
+            "encoder": encoder,
+            **{f"layer {i}": layer.neuron.rules() for i, layer in enumerate(self._all(), 1)},
+        }
 
     @property
     def n_out(self) -> int:
