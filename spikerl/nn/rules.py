@@ -1,4 +1,4 @@
-"""What weights were trained under, saved beside them and compared as they are loaded. Imports torch.
+"""What weights were trained under, saved beside them, compared as they are loaded. Imports torch.
 
 Weights of a policy with 4 steps fit into one with 8: without this they would be taken, and act
 otherwise than they learned to.
