@@ -1,6 +1,7 @@
 """Every block of the README and of its chapters runs: Python in a fresh process, commands through
 the shell; every link leads somewhere."""
 
+import ast
 import os
 import re
 import subprocess
@@ -174,6 +175,36 @@ def test_links_and_headings_are_found_as_github_finds_them(tmp_path):
     )
     assert anchors(page) == {"why-does-it-differ", "a-link--b_c", "same", "same-1"}
     assert list(links(page)) == [("x.md", ""), ("b.md", "c"), ("", "same-1")]
+
+
+# where figures, names and settings stand in a message, or two messages meet
+FILLED_IN = r"[-+]?\d[\d.,]*|\w+\.\w+|None|LunarLander|agreement|wilson and|episodes|\.{3}|; "
+FILLED_IN += r"|(?=the range)"
+
+
+def said_in(*folders: str) -> list[str]:
+    """Every literal piece of text in modules of the package."""
+    modules = [path for name in folders for path in (ROOT / "spikerl").glob(name)]
+    nodes = [node for path in modules for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    return [
+        " ".join(node.value.split())
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_the_guide_quotes_what_reports_and_warnings_say():
+    page = (ROOT / "spikerl" / "conversion" / "README.md").read_text("utf-8")
+    guide = " ".join(page[page.index("## Why does") : page.index("## Fewer steps")].split())
+    spans = re.findall(r"`([^`]*)`", guide)
+    quotes = [s for s in spans if len(re.findall(" [a-z]{2,}", s)) >= 3 and s[:8] != "spikerl "]
+    assert len(quotes) >= 15
+    words = said_in("report.py", "tables.py", "hardware.py", "metrics.py", "statistics.py")
+    words += said_in("conversion/*.py")
+    for quote in quotes:
+        pieces = re.split(FILLED_IN, quote)
+        for piece in (part.removeprefix("warning: ").strip(" :;,%()") for part in pieces):
+            assert len(piece) < 6 or any(piece in text for text in words), (quote, piece)
 
 
 def test_the_citation_is_of_this_version():
