@@ -182,8 +182,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read_grid(tmp_path / "none.yml")
 
 
-def test_the_example_of_the_readme_can_be_run(tmp_path: Path) -> None:
+def test_the_example_of_the_chapter_can_be_run(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
-    (example,) = re.findall(r"^```yaml\n(.*?)^```", (root / "README.md").read_text(), re.M | re.S)
+    (example,) = re.findall(
+        r"^```yaml\n(.*?)^```",
+        (root / "spikerl" / "experiment" / "README.md").read_text(),
+        re.M | re.S,
+    )
     (tmp_path / "zoo").symlink_to(root / "zoo")
     assert len(cells_of(read_grid(written(tmp_path, example)), here=False)) == 36
