@@ -146,3 +146,27 @@ def test_a_teacher_of_another_task_is_refused() -> None:
     agent = spikerl.convert(teacher("dqn"), **CONVERT)
     with pytest.raises(ConversionError, match="converted from another source"):
         spikerl.distill(agent, teacher("a2c"), **QUICK)
+
+
+def _steps(layer: Any, bits: int) -> bool:
+    """Whether the weights are whole multiples of the step of so many bits."""
+    step = np.abs(layer.weight).max() / (2 ** (bits - 1) - 1)
+    return bool(np.allclose(layer.weight / step, np.rint(layer.weight / step), atol=1e-6))
+
+
+def test_weights_of_few_bits_stay_so() -> None:
+    source = teacher("dqn")
+    agent = spikerl.convert(source, weight_bits=4, **CONVERT)
+    taught = spikerl.distill(agent, source, n_observations=1000, updates=150, rounds=1)
+    assert all(_steps(layer, 4) for layer in agent.network.layers)
+    assert all(_steps(layer, 4) for layer in taught.network.layers)
+    assert not np.array_equal(taught.network.layers[0].weight, agent.network.layers[0].weight)
+    assert faithfulness(taught) > faithfulness(agent)
+
+
+def test_a_host_keeps_its_weights_whole() -> None:
+    source = teacher("dqn")
+    rules = {"reset": "zero", "first_reset": "subtract", "weight_bits": 4}
+    agent = spikerl.convert(source, **CONVERT, **rules)
+    taught = spikerl.distill(agent, source, n_observations=1000, updates=60, rounds=1)
+    assert [_steps(layer, 4) for layer in taught.network.layers] == [False, True, False]

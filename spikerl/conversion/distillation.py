@@ -1,14 +1,14 @@
 """distill(): a converted agent trained further, on what its source does. Imports torch and SB3.
 
-The student is the spiking network itself, under its own rules (steps, reset, delays), trained
-through surrogate gradients; what it is taught on are the states it meets when it acts (DAgger, Ross
-et al. 2011).
+The student is the spiking network itself, under its own rules (steps, reset, delays, weight bits),
+trained through surrogate gradients; what it is taught on are the states it meets when it acts
+(DAgger, Ross et al. 2011).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 from spikerl.agent import SpikingAgent, checked_seed, checked_whole
 from spikerl.conversion import fidelity
 from spikerl.conversion import observations as observing
+from spikerl.conversion.build import rounded
 from spikerl.conversion.candidate import Candidate, action_quality
 from spikerl.conversion.imitation import imitation
 from spikerl.conversion.sources import Source, open_source
@@ -29,7 +30,7 @@ from spikerl.decoding import FinalPotential
 from spikerl.encoding import ConstantCurrent
 from spikerl.errors import ConversionError, SpikerlError
 from spikerl.network import Dense, FloatArray, SpikingNetwork
-from spikerl.nn.layer import SpikingLayer
+from spikerl.nn.layer import SpikingLayer, straight_through
 from spikerl.nn.stack import SpikingStack
 
 # Narrow, and the reset left out of the gradient: with the wide surrogate of training from scratch
@@ -52,11 +53,23 @@ class Lesson:
 
 
 class Student(nn.Module):
-    """The spiking layers of a network and its read-out, as torch modules."""
+    """The spiking layers of a network and its read-out, as torch modules.
 
-    def __init__(self, network: SpikingNetwork, sim_steps: int) -> None:
+    bits: of the weights of a target, None for any numbers; gradients pass the rounding as it is.
+    host: the first layer and the read-out are computed beside the chip and keep any numbers.
+    """
+
+    def __init__(
+        self, network: SpikingNetwork, sim_steps: int, bits: int | None = None, host: bool = False
+    ) -> None:
         super().__init__()
-        layers = [SpikingLayer.of(layer, **NEURON) for layer in network.spiking_layers]  # type: ignore[arg-type]
+        self.bits = [
+            None if host and i == 0 else bits for i, _ in enumerate(network.spiking_layers)
+        ] + [None if host else bits]
+        layers = [
+            SpikingLayer.of(layer, weight_bits=few, **NEURON)  # type: ignore[arg-type]
+            for layer, few in zip(network.spiking_layers, self.bits, strict=False)
+        ]
         self.stack = SpikingStack(layers, sim_steps)
         for layer in layers:
             layer.learn_v_init()
@@ -69,8 +82,11 @@ class Student(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Values [B, n] for rows [B, n_in]."""
-        found: torch.Tensor = self.readout(self.stack(rows))
-        return found
+        weight: torch.Tensor = self.readout.weight
+        bias: torch.Tensor | None = self.readout.bias
+        if self.bits[-1] is not None:
+            weight, bias = straight_through(weight, bias, self.bits[-1])
+        return nn.functional.linear(self.stack(rows), weight, bias)
 
     @torch.no_grad()
     def values(self, rows: FloatArray) -> FloatArray:
@@ -85,7 +101,8 @@ class Student(nn.Module):
             part.detach().numpy().astype(np.float64)
             for part in (self.readout.weight, self.readout.bias)
         )
-        return SpikingNetwork((*self.stack.to_layers(), Dense(weight, bias, spiking=False)))
+        layers = (*self.stack.to_layers(), Dense(weight, bias, spiking=False))
+        return SpikingNetwork(tuple(map(rounded, layers, self.bits)))
 
 
 def distill(
@@ -139,14 +156,24 @@ def distill(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            student = Student(agent.network, agent.sim_steps)
+            bits, host = _target(agent)
+            student = Student(agent.network, agent.sim_steps, bits, host)
         except SpikerlError as error:
             raise ConversionError(f"this cannot be distilled: {error}") from error
         _teach(student, origin, rows, watch, lesson, on_progress)
     network = student.network()
     trial = fidelity.Trial(
         source=origin.stack,
-        made=Candidate(origin.stack, [], [], agent.encoder, network, agent.decoder, None),
+        made=Candidate(
+            origin.stack,
+            [],
+            [],
+            agent.encoder,
+            network,
+            agent.decoder,
+            None,
+            rounded=bits is not None,
+        ),
         action_space=origin.action_space,
         sim_steps=agent.sim_steps,
         calibration=rows,
@@ -171,6 +198,14 @@ def distill(
         provenance={**agent.provenance, "distillation": history},
         report=fidelity.make_report(trial, []),
     )
+
+
+def _target(agent: SpikingAgent) -> tuple[int | None, bool]:
+    """The bits of weights an agent was converted for, and whether a host has the first layer."""
+    recipe = agent.provenance.get("recipe")
+    recipe = recipe if isinstance(recipe, Mapping) else {}
+    bits = recipe.get("weight_bits")
+    return (bits if isinstance(bits, int) else None), recipe.get("first_reset") is not None
 
 
 _NO_OPTIONS = dict.fromkeys(("vecnormalize", "algo", "observation_space", "action_space"))

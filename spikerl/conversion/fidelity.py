@@ -241,8 +241,8 @@ def _advice(
         if ramp.error > 5:
             yield (
                 f"{ramp.name}: {ramp.per_unit} ramps per unit miss the activation by up to "
-                f"{ramp.error:.0f} % of its range; a smaller tolerance= or more neurons_per_unit= "
-                "come closer"
+                f"{ramp.error:.0f} % of its range; percentile=100 covers all of it, and more "
+                "neurons_per_unit= (without them, a smaller tolerance=) come closer within it"
             )
     for layer in layers:
         if layer.silent == layer.neurons:

@@ -164,14 +164,7 @@ class SpikingLayer(nn.Module):
             weight, bias = self.norm.folded(weight, bias, moments)
         if self.neuron.weight_bits is None:
             return weight, bias
-        largest = (
-            weight.detach().abs().max()
-        )  # a bias may be larger, as chips have more bits for it
-        step = largest.clamp(min=1e-12) / (2 ** (self.neuron.weight_bits - 1) - 1)
-        rounded = weight + (torch.round(weight / step) * step - weight).detach()
-        if bias is not None:
-            bias = bias + (torch.round(bias / step) * step - bias).detach()
-        return rounded, bias
+        return straight_through(weight, bias, self.neuron.weight_bits)
 
     def numbers(self) -> tuple[Any, ...]:
         """v_init, transposed weight, bias, decay, threshold and EXTRAS as arrays; reset; delay."""
@@ -276,6 +269,20 @@ class Transpose:
         if self.seen.shape != matrix.shape or not same(matrix, self.seen):
             self.seen, self.found = matrix.copy(), np.ascontiguousarray(matrix.T)
         return self.found
+
+
+def straight_through(
+    weight: Tensor, bias: Tensor | None, bits: int
+) -> tuple[Tensor, Tensor | None]:
+    """Rounded to whole multiples of one step, with the gradient of what they were (Bengio 2013).
+
+    The largest weight has 2^(bits - 1) - 1 steps; a bias, with more bits on chips, may be larger.
+    """
+    step = weight.detach().abs().max().clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+    rounded = weight + (torch.round(weight / step) * step - weight).detach()
+    if bias is not None:
+        bias = bias + (torch.round(bias / step) * step - bias).detach()
+    return rounded, bias
 
 
 def output_shape(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:
