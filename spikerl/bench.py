@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from spikerl.backends import available, get
+from spikerl.backends import available, get, rules
 from spikerl.backends.base import Session
 from spikerl.errors import BackendError, SpikerlError
 from spikerl.network import Dense, FloatArray, SpikingNetwork
@@ -237,13 +237,15 @@ def _combination(
 def _compiled(name: str, network: SpikingNetwork, batch: int) -> Session:
     if name == CPU_FLOAT32:
         return get("cpu").compile(network, batch_size=batch, precision="float32")
-    backend = get(name)
-    delay = backend.capabilities.min_delay_steps  # of a back end that has no spikes without delay
-    if delay:
-        dense = (layer for layer in network.layers if isinstance(layer, Dense))
-        layers = tuple(replace(x, delay_steps=delay * x.spiking) for x in dense)
-        network = replace(network, layers=layers)
-    return backend.compile(network, batch_size=batch)
+    own = rules(name)  # of a back end that has, for instance, no spikes without delay
+    dense = [layer for layer in network.layers if isinstance(layer, Dense)]
+    resets = [own["reset"]] * len(dense)
+    resets[0] = own.get("first_reset", resets[0])
+    layers = tuple(
+        replace(x, delay_steps=own["delay_steps"], reset=reset) if x.spiking else x
+        for x, reset in zip(dense, resets, strict=True)
+    )
+    return get(name).compile(replace(network, layers=layers), batch_size=batch)
 
 
 def _take_turns(contenders: dict[str, Decide], seconds: float, quick: bool) -> dict[str, float]:

@@ -21,7 +21,7 @@ def test_every_contender_gets_positive_figures() -> None:
     # names with a colon share a simulator with another one
     expected = {n for n, state in available().items() if state.usable and ":" not in n}
     expected.add(bench.CPU_FLOAT32)
-    for simulator in {"genn", "nest"} & expected:
+    for simulator in {"genn", "nengo", "nest", "rockpool", "spikingjelly", "xylo"} & expected:
         expected.add(simulator + bench.ALONE)
         said = [note for note in result.notes if "long as the simulator takes" in note]
         assert any(note.startswith(simulator) for note in said)

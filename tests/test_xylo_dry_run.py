@@ -116,6 +116,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, **files: list[str] | None) -> Non
 def test_what_a_board_needs_is_looked_up_and_never_imported(
     agent: SpikingAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in [name for name in sys.modules if name.split(".")[0] in ("samna", "rockpool")]:
+        monkeypatch.delitem(sys.modules, module)  # of tests before
     installed(monkeypatch)
     assert "Rockpool is not installed" in missing()
     assert "samna, the board's drivers, is not installed" in missing()

@@ -189,17 +189,25 @@ class Emulator:
 
     def run(self, arriving: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Spikes [T, compartments] from spikes that arrive at each step [T, n]."""
-        emulator = self._emulator
-        # What is put in at step t arrives at step t + 1, so there has always been a step before.
-        emulator.t = 1
-        steps = len(arriving)
-        for t in range(steps):
-            self._entry.add_spikes(t + 1, np.flatnonzero(arriving[t]))
+        self._enter(arriving)
+        emulator, steps = self._emulator, len(arriving)
         fired = np.empty((steps, len(self.fired)), dtype=np.bool_)
         for t in range(steps):
             emulator.step()
             fired[t] = self.fired
         return fired
+
+    def simulate(self, arriving: NDArray[np.bool_]) -> None:
+        """The same, and nothing is kept."""
+        self._enter(arriving)
+        for _ in range(len(arriving)):
+            self._emulator.step()
+
+    def _enter(self, arriving: NDArray[np.bool_]) -> None:
+        # What is put in at step t arrives at step t + 1, so there has always been a step before.
+        self._emulator.t = 1
+        for t, spikes in enumerate(arriving):
+            self._entry.add_spikes(t + 1, np.flatnonzero(spikes))
 
     def close(self) -> None:
         """Give the emulator's memory back."""

@@ -133,10 +133,12 @@ class EmulatorSession(LoihiSession):
             self._voltage = np.tile(start, (batch_size, 1))
             self._resting = np.zeros(self._voltage.shape, dtype=np.int32)
             self._fired = np.zeros(self._voltage.shape, dtype=np.bool_)
+            self._arriving = np.zeros((0, 0, 0), dtype=np.bool_)  # spikes of the last run
         super().__init__(backend, plan, batch_size)
 
     def _on_chip(self, arriving: Spikes) -> tuple[list[Spikes], list[FloatArray | None]]:
         assert self._chip is not None
+        self._arriving = arriving
         steps, rows, _ = arriving.shape
         fired = np.empty((steps, rows, self._voltage.shape[1]), dtype=np.bool_)
         cells = self._emulator
@@ -153,6 +155,13 @@ class EmulatorSession(LoihiSession):
             v = self._voltage[:rows, place].astype(np.float64)
             potentials.append(v if layer.numbers.unit is None else v * layer.numbers.unit)
         return [fired[:, :, place] for place in self._chip.places], potentials
+
+    def simulate_alone(self, steps: int) -> None:
+        """Let the emulator take the last run's spikes again, up to so many steps, nothing else."""
+        self._check_open()
+        if self._chip is not None:
+            for row in range(self._arriving.shape[1]):
+                self._emulator.simulate(self._arriving[:steps, row])
 
     def _reset_chip(self, rows: Any) -> None:
         self._voltage[rows] = self._start

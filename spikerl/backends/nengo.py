@@ -109,6 +109,12 @@ class NengoSession(Session):
             spikes=tuple(trains) if record_spikes else None,
         )
 
+    def simulate_alone(self, steps: int) -> None:
+        """Let nengo take so many steps and nothing else: no decision can be faster."""
+        self._check_open()
+        for _ in range(steps):
+            self.simulator.step()
+
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         chosen = slice(None) if rows is None else rows
         for array, start in zip(self._states, self._start, strict=True):

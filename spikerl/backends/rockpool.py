@@ -110,6 +110,17 @@ class RockpoolSession(Session):
                 spikes=tuple(s.numpy().astype(np.bool_) for s in trains) if record_spikes else None,
             )
 
+    def simulate_alone(self, steps: int) -> None:
+        """Send a constant current through Rockpool's neurons and do nothing else."""
+        import torch
+
+        self._check_open()
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            x = torch.ones((1, self.batch_size, self.network.n_in), dtype=torch.float64)
+            for cell in self._cells:
+                drive = cell.current(x).expand(steps, -1, -1).reshape(1, steps, -1)
+                x = cell.neurons(drive)[0].reshape(steps, self.batch_size, -1).double()
+
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         for cell in self._cells:
             cell.reset(slice(None) if rows is None else rows)

@@ -106,6 +106,14 @@ class SpikingJellySession(Session):
             spikes=tuple(trains) if record_spikes else None,
         )
 
+    def simulate_alone(self, steps: int) -> None:
+        """Send a constant current through SpikingJelly's modules and do nothing else."""
+        self._check_open()
+        with self._torch.inference_mode():
+            x = self._torch.ones((1, self.batch_size, self.network.n_in), dtype=self._torch.float64)
+            for stage in self._stages:
+                x = stage.fire(stage.current(x).expand(steps, -1, -1))
+
     def _reset(self, rows: NDArray[np.bool_] | None) -> None:
         with self._torch.inference_mode():
             chosen = slice(None) if rows is None else self._torch.tensor(rows)
@@ -155,6 +163,10 @@ class _Stage:
         for step, sent in zip(self.sent, self._delay.queue, strict=True):
             step[:rows] = sent
         return spikes, heard
+
+    def fire(self, current: Any) -> Any:
+        """The spikes of a current [T, B, n], from wherever the node is."""
+        return self._node(current)
 
     def reset(self, rows: Any) -> None:
         """Put these rows back to their first state."""

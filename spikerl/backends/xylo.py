@@ -87,6 +87,7 @@ class XyloSession(Session):
         self._steps = np.zeros(batch_size, dtype=np.int64)  # since the row's last reset
         self._taken = np.zeros((batch_size, planned.core.n_out), dtype=np.int64)
         self._pending: ref[_Unread] | None = None
+        self._sent: list[list[list[int]]] = []  # the events of the last run, by row
         super().__init__(backend, planned.effective, batch_size)
 
     def _run(self, drive: FloatArray, record_spikes: bool) -> Recording:
@@ -96,9 +97,10 @@ class XyloSession(Session):
         events, owed = sent(self.plan, drive, self._owed[:rows], fresh)
         fired = np.empty((rows, self.plan.core.n_out), dtype=np.int64)
         output = np.empty(fired.shape)
+        self._sent = [events[:, row].tolist() for row in range(rows)]
         for row in range(rows):
             core = self._cores[row]
-            trains = core.evolve(events[:, row].tolist())
+            trains = core.evolve(self._sent[row])
             fired[row] = [sum(train) for train in zip(*trains, strict=True)]
             v = core.rec_v_mem_out
             if not self.network.readout.spiking:
@@ -111,6 +113,13 @@ class XyloSession(Session):
         found = _Unread.of(self, steps, rows, fired, potential)
         self._pending = ref(found)
         return found
+
+    def simulate_alone(self, steps: int) -> None:
+        """Let xylosim take the last run's events again, up to so many steps, and nothing else."""
+        self._check_open()
+        self._read_pending()
+        for core, events in zip(self._cores, self._sent, strict=False):
+            core.evolve(events[:steps])
 
     def _hidden(self, rows: int) -> tuple[list[NDArray[np.int64]], list[FloatArray]]:
         """Spikes in the last run and potentials of every hidden layer: [B, n]."""
