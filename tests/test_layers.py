@@ -184,10 +184,13 @@ ARROWS: dict[str, set[str]] = {
     "plots.drawing": {"errors"},
     "plots.experiment": {"plots.drawing"},
     "plots.episode": {"agent", "episode", "errors", "network", "plots.drawing"},
+    "plots.learning": {"errors", "plots.drawing", "statistics"},
     "plots.membranes": {"errors", "network", "plots.drawing", "plots.episode", "reference"},
     "plots.panel": {"errors", "network", "plots.drawing"},
     "plots.report": {"evaluation", "plots.drawing", "report"},
-    "plots": {"plots.drawing", "plots.episode", "plots.membranes", "plots.report"},
+    "plots": {
+        *("plots.drawing", "plots.episode", "plots.learning", "plots.membranes", "plots.report"),
+    },
 }
 TORCH = ("nn", "policies", "conversion", "callbacks", "importers")
 TORCH = (*TORCH, *(f"backends.{name}" for name in ("torch", "spikingjelly", "rockpool")))

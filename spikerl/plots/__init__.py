@@ -2,6 +2,7 @@
 
 from spikerl.plots.drawing import MARK, ORIGINAL, SPIKING, Drawing, check_installed
 from spikerl.plots.episode import firing, potentials, raster, values
+from spikerl.plots.learning import learning
 from spikerl.plots.membranes import membranes
 from spikerl.plots.report import by_steps, gaps, rates, returns
 
@@ -14,6 +15,7 @@ __all__ = [
     "check_installed",
     "firing",
     "gaps",
+    "learning",
     "membranes",
     "potentials",
     "raster",
