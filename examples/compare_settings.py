@@ -4,10 +4,10 @@
     python compare_settings.py AGENT_DIRECTORY     an rl-zoo directory or an SB3 zip
 
 Agreement (or action error) is on held-out observations, with its 95 % interval; the return is the
-mean of three episodes on the same seeds.
+mean of a few episodes on the same seeds.
 """
 
-import sys
+import argparse
 import warnings
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from spikerl.conversion.environments import maker, todays_id
 from spikerl.evaluation import evaluate
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
-T, EPISODES = 64, 3
 CHOICES = {
     "default": [{}],
     "input": [{"encoder": "poisson"}, {"encoder": "equidistant"}],
@@ -37,27 +36,35 @@ CHOICES = {
     "neurons": [{"neurons_per_unit": 4}],
 }
 
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("source", nargs="?", type=Path, default=ZOO)
+parser.add_argument("--sim-steps", type=int, default=64)
+parser.add_argument("--episodes", type=int, default=3)
+parser.add_argument("--n-calibration", type=int, default=4000)
+arguments = parser.parse_args()
+
 torch.set_num_threads(1)
 warnings.simplefilter("ignore", spikerl.errors.ConversionWarning)
-source = Path(sys.argv[1]) if len(sys.argv) > 1 else ZOO
+source = arguments.source
+usual = {"sim_steps": arguments.sim_steps, "n_calibration": arguments.n_calibration}
 checkpoint = load_checkpoint(source)
 make_env = maker(todays_id(checkpoint.env_id), checkpoint.env_kwargs, checkpoint.wrappers)
 
-table = Table(title=f"{source.name}, T = {T}")
+table = Table(title=f"{source.name}, T = {arguments.sim_steps}")
 for heading in ("choice", "setting", "agreement or error", "return", "synaptic operations"):
     table.add_column(heading, justify="left" if heading in ("choice", "setting") else "right")
 for choice, settings in CHOICES.items():
     for setting in settings:
         shown = ", ".join(f"{name}={value}" for name, value in setting.items())
         try:
-            agent = spikerl.convert(
-                source, env=make_env, sim_steps=T, n_calibration=4000, **setting
-            )
+            agent = spikerl.convert(source, env=make_env, **usual, **setting)
         except spikerl.errors.ConversionError as error:  # a decoder that these actions rule out
             table.add_row(choice, shown, str(error))
             continue
         with spikerl.HardwarePolicy(agent, seed=0) as policy:
-            result = evaluate(policy, make_env, original=checkpoint.model, episodes=EPISODES)
+            result = evaluate(
+                policy, make_env, original=checkpoint.model, episodes=arguments.episodes
+            )
         e = agent.report.faithfulness
         scale, unit = (100, "%") if agent.report.action_error is None else (1, "% error")
         table.add_row(

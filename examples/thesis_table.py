@@ -11,7 +11,7 @@ Figures are agreements in % with the net converted (of the spiking classifier: w
 T steps on held-out observations; the last row shows what the thesis printed for its nets.
 """
 
-import sys
+import argparse
 import warnings
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from torch import nn
 import spikerl
 from spikerl.nn import SpikingMLP
 
-T = 100
 ROWS = {
     "constant input, potential, subtract, robust 99.9 %": {},
     "Poisson input": {"encoder": "poisson"},
@@ -159,10 +158,14 @@ def spiking_classifier(teacher: nn.Sequential, rows: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", nargs="?", type=Path)
+    parser.add_argument("--sim-steps", type=int, default=100)
+    arguments = parser.parse_args()
+    given, T = arguments.directory, arguments.sim_steps
     torch.manual_seed(0)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", spikerl.errors.ConversionWarning)
-    given = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     nets = nets_trained_here() if given is None else thesis_nets(given)
     table = Table("choice", *nets, title=f"agreement in % at T = {T}")
     for choice, setting in ROWS.items():

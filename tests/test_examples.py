@@ -16,16 +16,22 @@ NEEDS = {
     "keras_to_loihi": ("sklearn", "nengo_loihi", "matplotlib"),
 }
 SHORTER = {
+    "compare_settings": ["--sim-steps", "16", "--episodes", "1", "--n-calibration", "1000"],
     "dynapse_cartpole": ["--updates", "10", "--episodes", "1"],
     "frozen_noise": ["--updates", "20"],
+    "image_agent": ["--timesteps", "2048", "--sim-steps", "8"],
     "keras_to_loihi": ["--quick"],
     "mountain_car": ["--timesteps", "2000", "--sim-steps", "10", "50", "--episodes", "2"],
     "policy_gradient": ["--timesteps", "4000", "--sim-steps", "10", "50", "--episodes", "2"],
     "replay_classifier": ["--size", "2000", "--updates", "1500", "--episodes", "1"],
+    "thesis_table": ["--sim-steps", "20"],
     "train_dqn_and_dsqn": ["--timesteps", "2000", "--runs", "2", "--episodes", "2"],
 }
 # what the run must have printed besides
 SAID = {
+    "compare_settings": r"(?s)T = 16.*default.*poisson.*neurons_per_unit=4 ",
+    "image_agent": r"(?s)agreement, held out.*\n +8 +\d",
+    "thesis_table": r"(?s)at T = 20.*Poisson input.*spiking classifier, trained +│ \d",
     "custom_backend": r"'fixed-point' keeps the neuron contract: \d\d checks",
     "mountain_car": r"(?s)DQN .* 50 .*classifier .* 50 +-\d+\.\d+ \(.*%",
     "policy_gradient": r"(?s)A2C .*\n +10 .*\n +50 +\d+\.\d+ \(.*%",
