@@ -145,7 +145,8 @@ def convert(
         made = candidate.made(origin, rows, recipe, seed)
     else:
         made = export.exported(origin.stack)
-        export.check_exported(origin, made, preprocessing(sets.held_out), spikes.sim_steps)
+        held_out = preprocessing(sets.held_out)
+        export.check_exported(origin, made, held_out, sets.groups, spikes.sim_steps)
     trial = fidelity.Trial(
         source=origin.stack,
         made=made,

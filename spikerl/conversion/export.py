@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikerl.conversion.build import Recipe
 from spikerl.conversion.candidate import Candidate
+from spikerl.conversion.sequences import recording_in_order, values_in_order
 from spikerl.conversion.simulation import recordings
 from spikerl.conversion.sources import Source
 from spikerl.conversion.stack import PlainStack
@@ -33,10 +35,24 @@ def exported(stack: PlainStack) -> Candidate:
     return Candidate(stack, [], [], encoder, network, decoder, None)
 
 
-def check_exported(origin: Source, made: Candidate, rows: FloatArray, sim_steps: int) -> None:
-    """Compare the network's values with the policy's; raises ConversionError if they differ."""
-    ours = made.decoder.values(recordings(made.network, made.encoder, rows, sim_steps, 0))
-    theirs = origin.stack.values(rows)
+def check_exported(
+    origin: Source,
+    made: Candidate,
+    rows: FloatArray,
+    groups: NDArray[np.int64],
+    sim_steps: int,
+) -> None:
+    """Compare the network's values with the policy's; raises ConversionError if they differ.
+
+    groups: [B], the episode or block of time of each row, for a policy that remembers.
+    """
+    network = (made.network, made.encoder, rows)
+    if origin.stack.stateful:
+        ours = made.decoder.values(recording_in_order(*network, groups, sim_steps, 0))
+        theirs = values_in_order(origin.stack, rows, groups)
+    else:
+        ours = made.decoder.values(recordings(*network, sim_steps, 0))
+        theirs = origin.stack.values(rows)
     error = float(np.abs(ours - theirs).max())
     if error > TOLERANCE * max(1e-3, float(np.abs(theirs).max())):
         raise ConversionError(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from spikerl.conversion.build import fitted, last_layer, seen
 from spikerl.conversion.candidate import FIT_ROWS, Candidate, action_quality, fitting_rows
 from spikerl.conversion.gaps import gap_report
+from spikerl.conversion.sequences import recording_in_order, values_in_order
 from spikerl.conversion.simulation import rates_by_steps, recordings
 from spikerl.conversion.stack import PlainStack
 from spikerl.decoding import Categorical
@@ -53,7 +54,9 @@ class Trial:
 
     @cached_property
     def source_values(self) -> FloatArray:
-        """What the source gives for the held-out rows."""
+        """What the source gives for the held-out rows, in order if it remembers."""
+        if self.source.stateful:
+            return values_in_order(self.source, self.held_out, self.groups)
         return self.source.values(self.held_out)
 
     @property
@@ -114,6 +117,9 @@ def make_report(trial: Trial, notes: list[str]) -> ConversionReport:
 
 
 def _decisions(trial: Trial, sim_steps: int) -> Recording:
+    if trial.source.stateful:
+        made = (trial.made.network, trial.made.encoder)
+        return recording_in_order(*made, trial.held_out, trial.groups, sim_steps, trial.seed + 2)
     return recordings(
         trial.made.network,
         trial.made.encoder,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, ReplayBuffer
 
 from spikerl.conversion.environments import vectorised
+from spikerl.conversion.sequences import LENGTH
 from spikerl.conversion.stack import PlainStack
 from spikerl.decoding import Head
 from spikerl.errors import ConversionError
@@ -110,7 +111,12 @@ def collected(
         if ours:
             venv.close()
     # Long runs, thinned: the whole course of episodes, not only their beginnings.
-    rows = _at_most(np.arange(watched), min(HELD_OUT, most), np.random.default_rng(seed))
+    # One that remembers is judged on stretches of them.
+    blocks = np.arange(watched)[: watched - watched % LENGTH].reshape(-1, LENGTH)
+    stretches = blocks if stack.stateful and len(blocks) else np.arange(watched)[:, None]
+    wanted = max(1, min(HELD_OUT, most) // stretches.shape[1])
+    rows = _at_most(np.arange(len(stretches)), wanted, np.random.default_rng(seed))
+    rows = stretches[rows].reshape(-1)
     return ObservationSets(
         calibration, _take(seen, rows), episodes[rows], "episodes", "collected on-policy"
     )
@@ -144,13 +150,16 @@ def _run(
     observation = venv.reset()
     current = np.arange(venv.num_envs)
     seen, episodes = [], []
-    next_episode = venv.num_envs
+    next_episode, starts = venv.num_envs, np.ones(venv.num_envs, dtype=np.bool_)
+    walk = acting.walk() if isinstance(acting, PlainStack) else None
     for _ in range(-(-n // venv.num_envs)):
         seen.append(_copied(observation))
         episodes.append(current.copy())
-        values = acting.values(preprocessing(observation))
+        given = preprocessing(observation)
+        values = acting.values(given) if walk is None else walk(given, starts)
         action = acting.head.action(values, True, rng).astype(venv.action_space.dtype)
         observation, _, dones, _ = venv.step(action)
+        starts = np.asarray(dones, dtype=np.bool_)
         for i in np.flatnonzero(dones):
             current[i] = next_episode
             next_episode += 1

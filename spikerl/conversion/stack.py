@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spikerl.decoding import Head
 from spikerl.encoding import ReceptiveFields
@@ -20,6 +21,7 @@ from spikerl.network import AvgPool2d, Conv2d, Dense, FloatArray
 BATCH = 256  # rows of images at once: unfolded maps are large
 
 Activation = Callable[[FloatArray], FloatArray]
+Step = Callable[[FloatArray, NDArray[np.bool_]], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +31,21 @@ class Spikes:
     layers: of a SpikingNetwork.  sim_steps: T they were trained for.
     rates:  spikes per step [B, n] that arrive from the last of them, for rows [B, n_in].
     encoder: what the rows go through before the first of them; None for constant current.
-    stateful: they keep their state from decision to decision; rates start afresh.
+    walk:   of layers that keep their state from decision to decision, for which rates start afresh:
+            makes a function of rows [B, n_in] and starts [B], true where an episode begins, that
+            gives the spikes per step of one decision after the other.
     """
 
     layers: tuple[Layer, ...]
     sim_steps: int
     rates: Callable[[FloatArray], FloatArray]
     encoder: ReceptiveFields | None = None
-    stateful: bool = False
+    walk: Callable[[], Step] | None = None
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there is something to remember."""
+        return self.walk is not None
 
     @property
     def n_in(self) -> int:
@@ -184,6 +193,25 @@ class PlainStack:
                 part = _output(layer, part)
             found.append(part)
         return np.concatenate(found)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether decisions depend on those before."""
+        spikes = self.layers[0].spikes
+        return spikes is not None and spikes.stateful
+
+    def walk(self) -> Step:
+        """A function of rows [B, n_in] and starts [B]: values of one decision after the other."""
+        first, *rest = self.layers
+        if first.spikes is None or first.spikes.walk is None:
+            return lambda rows, starts: self.values(rows)
+        spikes, step = first.spikes, first.spikes.walk()
+
+        def values(rows: FloatArray, starts: NDArray[np.bool_]) -> FloatArray:
+            now = replace(spikes, rates=lambda rows: step(rows, starts))
+            return self.with_layers((replace(first, spikes=now), *rest)).values(rows)
+
+        return values
 
     def with_layers(self, layers: tuple[PlainLayer, ...]) -> PlainStack:
         """The same head behind other layers."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from spikerl.conversion import activations
-from spikerl.conversion.stack import PlainLayer, Spikes
+from spikerl.conversion.stack import PlainLayer, Spikes, Step
 from spikerl.errors import ConversionError
 from spikerl.network import AvgPool2d, FloatArray
 from spikerl.nn.memory import SpikingMemory
@@ -159,7 +159,7 @@ class Tracing:
                 module, module.to_layers(), module.decide_as_designed, encoder=encoder
             )
         elif isinstance(module, SpikingMemory):
-            self._take_spikes(module, (module.to_layer(),), module.first, stateful=True)
+            self._take_spikes(module, (module.to_layer(),), module.first, walk=_walk(module))
         elif isinstance(module, PopulationReadout):
             self._linear(name, module.dense_weight(), _array(module.bias))
         elif type(module) is nn.Linear:
@@ -336,6 +336,19 @@ for _function, _same in (
     (torch.div, operator.truediv),
 ):
     _AFFINE[_function] = _AFFINE[_function.__name__] = _AFFINE[_same]
+
+
+def _walk(memory: SpikingMemory) -> Callable[[], Step]:
+    def begin() -> Step:
+        step, place = memory.walk(), next(memory.parameters()).device
+
+        def rates(rows: FloatArray, starts: Any) -> FloatArray:
+            given = (torch.as_tensor(part, device=place) for part in (rows, starts))
+            return step(*given).cpu().numpy().astype(np.float64)
+
+        return rates
+
+    return begin
 
 
 def _subtracted_from(x: Any, c: Any) -> Any:

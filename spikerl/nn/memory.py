@@ -5,6 +5,7 @@ Imports torch and the kernels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,15 +81,29 @@ class SpikingMemory(nn.Module):
         rates = (counts / self.sim_steps).to(kind)
         return rates, (s[None].to(kind), v[None].to(kind))
 
-    @torch.no_grad()
     def first(self, rows: Tensor) -> Tensor:
         """Spikes per step [B, N] of the first decision of an episode, for rows [B, n_in]."""
-        training = self.training
-        features = rows.double()[None]
-        starts = features.new_ones((1, len(rows)))
-        rates: Tensor = self.eval()(features, self.fresh(len(rows)), starts)[0][0]
-        self.train(training)
-        return rates
+        return self.walk()(rows, rows.new_ones(len(rows)))
+
+    def walk(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Decisions one after the other, by a function that keeps their state between its calls.
+
+        It takes rows [B, n_in] and starts [B], 1 where an episode begins, and gives spikes per step
+        [B, N].
+        """
+        state: State | None = None
+
+        @torch.no_grad()
+        def step(rows: Tensor, starts: Tensor) -> Tensor:
+            nonlocal state
+            before = self.fresh(len(rows)) if state is None else state
+            training = self.training
+            rates, state = self.eval()(rows.double()[None], before, starts.double()[None])
+            self.train(training)
+            found: Tensor = rates[0]
+            return found
+
+        return step
 
     def fresh(self, rows: int) -> State:
         """The state before an episode, for so many rows."""
