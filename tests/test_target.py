@@ -101,6 +101,18 @@ def test_what_does_not_fit_the_target_is_refused_with_every_reason() -> None:
         agreement(target="nets")
 
 
+def test_a_network_for_a_board_of_loihi_starts_where_the_board_does() -> None:
+    _, agent = agreement(target="loihi", n_calibration=500)
+    assert all((layer.v_init == 0).all() for layer in agent.network.spiking_layers)
+    with pytest.raises(ConversionError, match="v_init=0\\.25, where 'loihi' needs"):
+        spikerl.convert(source(), target="loihi", v_init=0.25)
+
+
+def test_a_target_whose_neurons_must_rest_is_refused() -> None:
+    with pytest.raises(ConversionError, match="'pynn:neuron' has neurons that rest for 1 step"):
+        spikerl.convert(source(), target="pynn:neuron")
+
+
 def test_a_policy_is_trained_for_its_target() -> None:
     kwargs = {"target": "nest", "sim_steps": 4, "net_arch": [16]}
     made = PPO(SpikingActorCriticPolicy, "CartPole-v1", device="cpu", policy_kwargs=kwargs)

@@ -48,6 +48,7 @@ class Capabilities:
     weight_bits:   None for floating point.
     weight_steps:  "layer" where a whole layer's weights are multiples of one step, which is what a
                    conversion can round to beforehand; "neuron" where each neuron has a step.
+    v_init:        where the neurons must start; None: anywhere.
     limits:        largest sizes, by name: "neurons_per_layer", "neurons", "fan_in", "inputs".
     max_sessions:  1 where the simulator is global.
     hardware:      True where a board decides.
@@ -75,6 +76,7 @@ class Capabilities:
     partial_reset: bool = True
     weight_bits: int | None = None
     weight_steps: Literal["layer", "neuron"] = "layer"
+    v_init: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     max_sessions: int | None = None
     hardware: bool = False
@@ -84,7 +86,8 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     """The reset, delay_steps and weight_bits a network must have to run there.
 
     Where there is a choice, reset by subtraction, which loses nothing, and the shortest delay.
-    first_reset is among them where the first layer has a choice that the others have not.
+    first_reset is among them where the first layer has a choice that the others have not, v_init
+    where the neurons must start there.
     Weights are rounded beforehand only where the target's own rounding would be as coarse.
     """
     found: dict[str, Any] = {
@@ -95,6 +98,8 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     first = capabilities.first_resets or frozenset()
     if "subtract" in first - capabilities.resets:
         found["first_reset"] = "subtract"
+    if capabilities.v_init is not None:
+        found["v_init"] = capabilities.v_init
     return found
 
 

@@ -43,6 +43,7 @@ BOARD = replace(
     keeps_state=False,
     partial_reset=False,
     max_sessions=1,
+    v_init=0.0,
     hardware=True,
 )
 

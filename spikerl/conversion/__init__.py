@@ -202,6 +202,12 @@ def _for_target(reset: Reset, rules: dict[str, Any]) -> tuple[Reset, dict[str, A
         for key, value in given.items()
         if value not in (usual[key], wanted[key])
     ]
+    can = backends.capabilities(name)
+    if can is not None and can.min_refractory_steps:
+        problems.append(
+            f"{name!r} has neurons that rest for {can.min_refractory_steps} step after a spike, "
+            "which no conversion allows for"
+        )
     if problems:
         raise ConversionError("these settings do not fit the target", problems)
     others = {key: value for key, value in wanted.items() if key != "reset"}

@@ -58,7 +58,8 @@ def given(
     """
     origin = "given by the user"
     if isinstance(observations, ReplayBuffer):
-        observations, origin = _buffered(observations), "from the replay buffer"
+        observations = _buffered(observations, preprocessing)
+        origin = "from the replay buffer"
     if isinstance(observations, BaseBuffer):
         raise ConversionError(
             f"observations is a {type(observations).__name__}, which holds what the policy saw, "
@@ -190,14 +191,18 @@ def _shown(shapes: Mapping[Any, Any]) -> str:
     return str(shapes.get(None, shapes))
 
 
-def _buffered(buffer: ReplayBuffer) -> Any:
+def _buffered(buffer: ReplayBuffer, preprocessing: Preprocessing) -> Any:
+    """Observations as the environment returned them: SB3 keeps a Discrete one as a row of one."""
     end = buffer.buffer_size if buffer.full else buffer.pos
+    shapes = {part.key: part.space.shape for part in preprocessing.inputs}
+
+    def rows(array: NDArray[Any], key: str | None) -> NDArray[Any]:
+        found = array[:end].reshape(-1, *array.shape[2:])
+        return found[:, 0] if shapes.get(key) == () and found.shape[1:] == (1,) else found
+
     if isinstance(buffer, DictReplayBuffer):
-        return {
-            key: array[:end].reshape(-1, *array.shape[2:])
-            for key, array in buffer.observations.items()
-        }
-    return buffer.observations[:end].reshape(-1, *buffer.observations.shape[2:])
+        return {key: rows(array, key) for key, array in buffer.observations.items()}
+    return rows(buffer.observations, None)
 
 
 def _length(observations: Any) -> int:
