@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import results
+import rl_zoo3.import_envs  # noqa: F401  # registers those without velocities
 import torch
 from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
