@@ -22,6 +22,7 @@ from spikerl import backends
 from spikerl.backends.loihi import EmulatorBackend
 from spikerl.backends.loihi_rates import factors_for, rate_scaled
 from spikerl.network import Conv2d, Dense, Flatten, SpikingNetwork
+from spikerl.plots.drawing import COLOURS  # told apart by every kind of colour vision
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -142,17 +143,17 @@ print("\nthe chip:\n" + str(EmulatorBackend().plan(chip).resources))
 blocks = EmulatorBackend().plan(chip, block_shapes={1: (8, 3, 6), 2: (4, 4, 4), 4: 32}).resources
 print(f"\nin blocks of our own: {len(blocks.cores)} cores")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.5))
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 drives = np.linspace(0.001, 1, 2000)
-left.plot(drives * 1000, drives * 1000, label="ReLU, reset by subtraction")
-left.plot(drives * 1000, 1000 / np.ceil(1 / drives), label="Loihi")
+left.plot(drives * 1000, drives * 1000, color=COLOURS[0], label="ReLU, reset by subtraction")
+left.plot(drives * 1000, 1000 / np.ceil(1 / drives), color=COLOURS[1], label="Loihi")
 left.set(xlabel="input, Hz", ylabel="rate, Hz", title="a neuron's rate")
 left.legend()
-for name, backend, accuracy, rates in results:
-    if backend == "cpu":  # the emulated chip's rates are the same to the eye
-        right.plot(LAYERS, rates, marker="o", label=f"{name}: {accuracy:.1%}")
-right.axhline(TARGET * 1000, color="grey", linewidth=0.5)
+shown = [row for row in results if row[1] == "cpu"]  # the emulated chip's are the same to the eye
+for (name, _, accuracy, rates), colour, marker in zip(shown, COLOURS, "os^Dv", strict=False):
+    right.plot(LAYERS, rates, color=colour, marker=marker, label=f"{name}: {accuracy:.1%} right")
+right.axhline(TARGET * 1000, color="grey", linewidth=0.5, label=f"aim: {TARGET * 1000:.0f} Hz")
 right.set(ylabel="rate of active neurons, Hz", title="rates by layer")
-right.legend(fontsize=7)
-figure.tight_layout()
+right.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 figure.savefig("keras_to_loihi.png", dpi=120)
+print("\ndrawn: keras_to_loihi.png")
