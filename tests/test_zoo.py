@@ -33,7 +33,7 @@ REPLAY = {
     **{"train_freq": 4, "gradient_steps": 2},
 }
 FILES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(ZOO.glob("*.yml"))}
-ENTRIES = [(algo, env) for algo, entries in FILES.items() for env in entries]
+ENTRIES = [(algo, env) for algo, entries in FILES.items() for env in entries if env != "atari"]
 CONTINUOUS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5")
 
 
@@ -48,6 +48,9 @@ def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) ->
     for part, package in NEEDS.items():
         if part in env and find_spec(package) is None:
             pytest.skip(f"{env} needs {package}")
+    if env.startswith("MinAtar"):
+        pytest.importorskip("minatar", reason=f"{env} needs minatar")
+        import_module("spikerl.envs.minatar")
     if env not in gym.registry:
         pytest.skip(f"{env} is registered by rl_zoo3")
     torch.set_num_threads(1)
@@ -74,6 +77,32 @@ def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) ->
     with HardwarePolicy(agent) as deployed:
         theirs = made.predict(rows, deterministic=True)[0]
         np.testing.assert_allclose(deployed.predict(rows)[0], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_atari_s_entry_trains_on_frames(algo: str) -> None:
+    pytest.importorskip("ale_py", reason="Atari needs ale_py")
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    entry = FILES[algo]["atari"]
+    torch.set_num_threads(1)
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 1, seed=0), entry["frame_stack"])
+    module, _, name = entry["policy"].rpartition(".")
+    rules = {key: _rate(value) for key, value in entry.items() if key not in HERE | ELSEWHERE}
+    for done in ("env_wrapper", "frame_stack"):
+        rules.pop(done)
+    rules |= {**ROLLOUT, "n_steps": 8, "batch_size": 4} if algo == "ppo" else REPLAY
+    rules |= {} if algo == "ppo" else {"batch_size": 2, "buffer_size": 50}
+    keywords = eval(entry["policy_kwargs"], {"dict": dict})
+    policy = getattr(import_module(module), name)
+    made = ALGORITHMS[algo](policy, env, device="cpu", seed=0, policy_kwargs=keywords, **rules)  # type: ignore[call-arg]
+    made.learn(12)
+    rows = np.random.default_rng(0).integers(0, 256, (12, 4, 84, 84), dtype=np.uint8)
+    agent = spikerl.convert(made, observations=rows)
+    with HardwarePolicy(agent) as deployed:
+        theirs = made.predict(rows, deterministic=True)[0]
+        assert np.array_equal(deployed.predict(rows)[0], theirs)
 
 
 def _rate(value: Any) -> Any:
