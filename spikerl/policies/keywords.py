@@ -23,6 +23,7 @@ from spikerl.nn.neurons import Neuron
 from spikerl.nn.stack import SpikingMLP, SpikingStack, initialise
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.parts import Parts
+from spikerl.policies.serves import check_serves
 
 
 class SpikingKeywords:
@@ -67,6 +68,7 @@ class SpikingKeywords:
         budget: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_serves(self)
         self.parts = Parts(encoder, encoder_kwargs or {}, readout, readout_kwargs or {}, norm)
         self.sim_steps = sim_steps
         ours = target is not None and ":" not in str(neuron)

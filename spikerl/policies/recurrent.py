@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError
 from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.surrogates import Surrogate
+from spikerl.policies.serves import check_serves
 
 
 class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
@@ -28,7 +29,7 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         self,
         observation_space: Any,
         action_space: Any,
-        lr_schedule: Any,
+        lr_schedule: Any = None,  # which an algorithm that this is not for may leave out
         net_arch: Any = None,
         *args: Any,
         sim_steps: int = 4,
@@ -37,6 +38,7 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         slope: float | None = None,
         **kwargs: Any,
     ) -> None:
+        check_serves(self)
         if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
             raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
         if kwargs.pop("shared_lstm", False):
