@@ -74,6 +74,10 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
         found: QNetwork = net.to(self.device)
         return found
 
+    def rules(self) -> dict[str, Any]:
+        arch = self.net_arch if self.common_arch is None else self.common_arch
+        return {**super().rules(), "common_arch": [int(n) for n in arch]}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
             "common_arch": None if self.common_arch is None else [*self.common_arch]

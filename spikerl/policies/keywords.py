@@ -17,6 +17,7 @@ from spikerl.agent import checked_whole
 from spikerl.errors import SpikerlError
 from spikerl.nn.budget import Budget
 from spikerl.nn.foreign import neuron_of
+from spikerl.nn.rules import keep_rules
 from spikerl.nn.stack import SpikingMLP, SpikingStack, initialise
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.parts import Parts
@@ -134,6 +135,19 @@ class SpikingKeywords:
                 )
             kwargs["net_arch"] = []
         super().__init__(observation_space, *args, **kwargs)  # type: ignore[call-arg]
+        keep_rules(self)  # type: ignore[arg-type]
+
+    def rules(self) -> dict[str, Any]:
+        """What its parameters belong to, besides the neurons: compared where they are loaded."""
+        arch: Any = self.net_arch  # type: ignore[attr-defined]
+        named = (
+            arch if isinstance(arch, Mapping) else dict.fromkeys(self.arch_parts or ["all"], arch)
+        )
+        return {
+            "net_arch": {part: [int(n) for n in widths] for part, widths in named.items()},
+            "spiking_critic": self.spiking_critic,
+            **{name: getattr(self.parts, name) for name in ("encoder", "readout", "norm")},
+        }
 
     def _own_problems(self) -> list[str]:
         """What is wrong with the keywords that only a subclass has."""

@@ -64,6 +64,9 @@ class ProxyTD3Policy(SpikingTD3Policy):
         )
         self.actor_target.set_training_mode(False)
 
+    def rules(self) -> dict[str, Any]:
+        return {**super().rules(), "proxy_arch": [int(n) for n in self.proxy_arch]}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
             "proxy_arch": [*self.proxy_arch],

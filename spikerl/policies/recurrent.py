@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikerl.agent import checked_whole
 from spikerl.nn.memory import SpikingMemory
+from spikerl.nn.rules import keep_rules
 from spikerl.nn.surrogates import Surrogate
 from spikerl.policies.refusals import Refusals, arch_problems, unknown_keywords
 from spikerl.policies.serves import check_serves
@@ -78,6 +79,12 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
             lr=lr_schedule(1),
             **self.optimizer_kwargs,  # type: ignore[call-arg]
         )
+        keep_rules(self)
+
+    def rules(self) -> dict[str, Any]:
+        """What its parameters belong to, besides the memory: compared where they are loaded."""
+        arch: Any = self.net_arch
+        return {"net_arch": {"vf": [int(n) for n in arch.get("vf", [])]}}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.spiking_kwargs
