@@ -119,6 +119,10 @@ def test_a_memory_has_its_own_keywords() -> None:
         assert problem.startswith(start), problem
     (found,) = refused(policies.SpikingRecurrentPolicy, net_arch={"pi": [], "vf": "small"})
     assert found.startswith("net_arch['vf'] must be a list")
+    (found,) = refused(policies.SpikingRecurrentPolicy, surrogate=["arctan"])
+    assert found == "surrogate must be a name, found ['arctan']"
+    with pytest.raises(SpikerlError, match="lr_schedule must be a function, found None"):
+        policies.SpikingRecurrentPolicy(box(3), box(1))
 
 
 class Wider(ACTOR_CRITIC):  # type: ignore[valid-type,misc]

@@ -79,6 +79,13 @@ def test_parameters_of_another_critic_are_refused(kind: str, spikes: bool) -> No
         model(kind, 0, spiking_critic=spikes, net_arch=other).set_parameters(saved)
 
 
+def test_the_same_sizes_in_other_words_are_the_same() -> None:
+    saved = model("ppo", 0, net_arch={"pi": [24]}).get_parameters()
+    model("ppo", 0, net_arch={"vf": [], "pi": (24,)}).set_parameters(saved)
+    saved = model("sac", 0, net_arch=[8]).get_parameters()
+    model("sac", 0, net_arch={"pi": [8], "qf": [8]}).set_parameters(saved)
+
+
 def test_ordinary_networks_beside_the_spiking_one_are_compared_too() -> None:
     saved = made("ProxyTD3Policy", "ProxyTD3", proxy_arch=[8]).get_parameters()
     with pytest.raises(SpikerlError, match=r"proxy_arch was \[8\] and is \[9\]"):

@@ -140,11 +140,10 @@ class SpikingKeywords:
     def rules(self) -> dict[str, Any]:
         """What its parameters belong to, besides the neurons: compared where they are loaded."""
         arch: Any = self.net_arch  # type: ignore[attr-defined]
-        named = (
-            arch if isinstance(arch, Mapping) else dict.fromkeys(self.arch_parts or ["all"], arch)
-        )
+        parts = self.arch_parts or ("all",)
+        named = arch if isinstance(arch, Mapping) else dict.fromkeys(parts, arch)
         return {
-            "net_arch": {part: [int(n) for n in widths] for part, widths in named.items()},
+            "net_arch": {part: [int(n) for n in named.get(part, ())] for part in parts},
             "spiking_critic": self.spiking_critic,
             **{name: getattr(self.parts, name) for name in ("encoder", "readout", "norm")},
         }

@@ -45,7 +45,10 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         wrong.problems += unknown_keywords(self, SpikingRecurrentPolicy, kwargs)
         wrong.problems += checked_whole("sim_steps", sim_steps)
         wrong.problems += checked_whole("memory_size", memory_size)
-        rule = wrong.tried(Surrogate, surrogate, slope)
+        named = wrong.name("surrogate", surrogate)
+        rule = wrong.tried(Surrogate, surrogate, slope) if named else None
+        if not callable(lr_schedule):
+            wrong.problems.append(f"lr_schedule must be a function, found {lr_schedule!r}")
         if kwargs.pop("shared_lstm", False):
             wrong.problems.append("shared_lstm=True has no meaning here: only the actor spikes")
         if kwargs.get("lstm_hidden_size", memory_size) != memory_size:
