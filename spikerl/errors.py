@@ -57,3 +57,9 @@ class ConversionWarning(UserWarning):
 def listed(headline: str, problems: list[str]) -> str:
     """One headline and one line per problem."""
     return headline + ":" + "".join(f"\n  - {problem}" for problem in problems)
+
+
+def reasons(error: SpikerlError) -> list[str]:
+    """The problems of an error whose message is listed(); else the message."""
+    headline, *problems = str(error).split("\n  - ")
+    return problems or [headline]

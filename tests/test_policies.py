@@ -236,6 +236,23 @@ def test_a_critic_spikes_only_where_it_is_asked_to(kind: str) -> None:
     assert count(model(kind, 100, spiking_critic=True)) > 0
 
 
+@pytest.mark.parametrize("kind", ["sac", "tqc"])
+@pytest.mark.parametrize(("bias", "limit"), [(1e3, 2.0), (-1e3, -20.0)])
+def test_the_spread_of_actions_stays_within_what_sb3_allows(
+    kind: str, bias: float, limit: float
+) -> None:
+    actor: Any = model(kind, 0).policy.actor
+    rows = torch.as_tensor(rows_of(model(kind, 0), 5))
+    usual = actor.get_action_dist_params(rows)[1]
+    assert ((usual > -20) & (usual < 2)).all()  # of numbers in between nothing is cut
+    torch.testing.assert_close(usual, actor.log_std(rows))
+    with torch.no_grad():
+        actor.log_std[-1].bias.fill_(bias)
+    _, log_std, _ = actor.get_action_dist_params(rows)
+    assert (log_std == limit).all()
+    assert torch.isfinite(actor(rows)).all()
+
+
 def test_images_go_through_spiking_convolutions() -> None:
     image = spaces.Box(0, 255, (3, 12, 12), np.uint8)
     kernels = {"kernels": [[8, 4, 2], [8, 3, 1]], "features_dim": 32}

@@ -91,6 +91,21 @@ def test_the_critics_are_told_what_the_proxy_would_do_next() -> None:
     assert made._judge(batch) == pytest.approx(expected, rel=1e-5)
 
 
+def test_nothing_is_expected_after_the_end_of_an_episode() -> None:
+    made = proxy(60, target_policy_noise=0.0, gamma=0.5)
+    batch = made._sampled(16)
+    ends = torch.arange(16).remainder(2).float()[:, None]
+    batch = batch._replace(dones=ends)
+    with torch.no_grad():
+        action = made.actor_target(batch.next_observations)
+        worth = torch.minimum(*made.critic_target(batch.next_observations, action))
+        target = torch.where(ends == 1, batch.rewards, batch.rewards + 0.5 * worth)
+        found = made.critic(batch.observations, batch.actions)
+        expected = sum(float(((q - target) ** 2).mean()) for q in found)
+    assert float(worth[1::2].abs().min()) > 0
+    assert made._judge(batch) == pytest.approx(expected, rel=1e-5)
+
+
 def test_every_gradient_step_has_its_updates_of_the_proxy() -> None:
     made = proxy(0, proxy_updates=2)
     calls: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -123,6 +124,51 @@ def test_a_policy_is_trained_for_its_target() -> None:
     kwargs |= {"neuron": "LIF", "neuron_kwargs": {"delay_steps": 2}}
     with pytest.raises(SpikerlError, match=message):
         PPO(SpikingActorCriticPolicy, "CartPole-v1", device="cpu", policy_kwargs=kwargs)
+
+
+UNTRAINABLE = {"pynn:neuron": "refractory_steps must be at least 1"}
+TRAINABLE = sorted(set(backends.TABLE) - set(UNTRAINABLE))
+
+
+def trained_for(target: str, **neuron_kwargs: Any) -> Any:
+    kwargs = {"target": target, "net_arch": [16], "neuron_kwargs": neuron_kwargs}
+    sizes = {"n_steps": 64, "batch_size": 64, "seed": 0, "device": "cpu"}
+    return PPO(SpikingActorCriticPolicy, "CartPole-v1", policy_kwargs=kwargs, **sizes)
+
+
+@pytest.mark.parametrize("target", TRAINABLE)
+def test_what_is_trained_for_a_target_runs_there(target: str) -> None:
+    backend = backends.load(target, backends.TABLE[target].target)
+    made = trained_for(target).learn(64)
+    rows = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    agent = spikerl.convert(made, observations=rows)
+    assert backend.problems(agent.network) == []
+    rules = backends.rules(target)
+    for layer in agent.network.spiking_layers:
+        assert (layer.reset, layer.delay_steps) == (rules["reset"], rules["delay_steps"])
+    levels = np.unique(np.abs(agent.network.neuron_layers[0].weight)).size
+    assert levels == 64 if rules["weight_bits"] is None else levels < 64
+
+
+@pytest.mark.parametrize("target", UNTRAINABLE)
+def test_a_target_no_policy_can_be_trained_for_names_the_rule_and_the_others(target: str) -> None:
+    message = (
+        f"no policy can be trained for '{target}': {UNTRAINABLE[target]} there, which the neurons "
+        f"of a policy cannot have; policies can be trained for {', '.join(TRAINABLE)}"
+    )
+    with pytest.raises(SpikerlError, match=re.escape(message)):
+        trained_for(target)
+
+
+def test_rules_of_neurons_that_a_target_does_not_have_are_refused() -> None:
+    with pytest.raises(SpikerlError, match="cannot run on 'xylo': weight_bits is 9, at most 8 are"):
+        trained_for("xylo", weight_bits=9)
+    assert trained_for("xylo", weight_bits=8).policy.neuron.weight_bits == 8
+    with pytest.raises(SpikerlError, match="on 'loihi': weight_bits is None, at most 8 are"):
+        trained_for("loihi", weight_bits=None)
+    # the host's first layer could reset so, the others could not
+    with pytest.raises(SpikerlError, match="on 'loihi': reset='subtract' is not supported, only z"):
+        trained_for("loihi", reset="subtract")
 
 
 def test_rules_of_a_target_that_cannot_be_are_refused() -> None:

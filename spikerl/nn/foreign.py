@@ -103,6 +103,10 @@ class ForeignLayer(nn.Module):
         """What a neuron must reach, from where it starts."""
         return torch.tensor(float(self.node.v_threshold) - float(self.node.v_reset or 0.0))
 
+    def rules(self) -> dict[str, Any]:
+        """What its weights mean, compared where they are loaded: see rules.py."""
+        return {**self.neuron.rules(), "weights": list(self.synapses.weight.shape)}
+
     def normalise(self, kind: Any) -> None:
         """Refused: the currents of these neurons are their library's."""
         raise SpikerlError(f"norm is for spikerl's own neurons, not for {self.neuron.kind}")

@@ -17,7 +17,7 @@ from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
 from spikerl.nn.kernels import same
 from spikerl.nn.neurons import Neuron
-from spikerl.nn.normalisation import BatchNorm
+from spikerl.nn.normalisation import NORMS, BatchNorm
 from spikerl.nn.surrogates import Surrogate
 
 Moments = tuple[Tensor, Tensor]
@@ -115,6 +115,11 @@ class SpikingLayer(nn.Module):
     def fan_out(self) -> float:
         """Synapses of one neuron of the layer before, in the mean."""
         return prod(self.shape_out) * self.synapses.weight[0].numel() / prod(self.shape)
+
+    def rules(self) -> dict[str, Any]:
+        """What its weights mean, compared where they are loaded: see rules.py."""
+        norm = next((name for name, kind in NORMS.items() if type(self.norm) is kind), None)
+        return {**self.neuron.rules(), "weights": list(self.synapses.weight.shape), "norm": norm}
 
     def learn_v_init(self) -> None:
         """Make the initial potentials parameters, one for each neuron."""

@@ -46,7 +46,7 @@ class SpikingMemory(nn.Module):
 
     def rules(self) -> dict[str, Any]:
         """What the weights mean and their tensors do not hold."""
-        return {"sim_steps": self.sim_steps}
+        return {"sim_steps": self.sim_steps, "weights": [self.hidden_size, self.input_size]}
 
     def initialise(self) -> None:
         """Decays from fast to slow, weights at which spikes flow, weak recurrence."""

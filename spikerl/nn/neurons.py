@@ -104,10 +104,15 @@ class Neuron:
         return found
 
     def rules(self) -> dict[str, Any]:
-        """What a trained network depends on and its tensors do not hold."""
+        """What a trained network depends on, as set: what is learned from there may differ."""
         names = ("kind", "reset", "delay_steps", "weight_bits")
+        numbers = {
+            "decay": self.starting_decay,
+            "v_threshold": float(self.v_threshold),
+            "v_init": float(self.v_init),
+        }
         extras = {name: self.extra(name) for name in _OWN}
-        return {**{name: getattr(self, name) for name in names}, **extras}
+        return {**{name: getattr(self, name) for name in names}, **numbers, **extras}
 
     @property
     def starting_decay(self) -> float:

@@ -15,6 +15,7 @@ from torch import nn
 from spikerl.errors import SpikerlError
 
 KEY = "rules"
+VERSION, NOW = "version", 2  # 1: without sizes, decays, thresholds, first potentials and norms
 
 
 def keep_rules(module: nn.Module) -> None:
@@ -27,7 +28,7 @@ def keep_rules(module: nn.Module) -> None:
 
 
 def _save(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    text = json.dumps(module.rules(), sort_keys=True).encode()
+    text = json.dumps({**module.rules(), VERSION: NOW}, sort_keys=True).encode()
     state[prefix + KEY] = torch.tensor(list(text), dtype=torch.uint8)
 
 
@@ -36,13 +37,31 @@ def _compare(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     if saved is None:
         return
     theirs, ours = json.loads(bytes(saved.tolist())), json.loads(json.dumps(module.rules()))
-    differ = [
-        f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
-    ]
-    if differ:
+    found = _unlike(theirs, ours, before=theirs.pop(VERSION, 1) < NOW)
+    if found:
+        differ = "; ".join(f"{name} was {was!r} and is {now!r}" for name, was, now in found)
         raise SpikerlError(
-            f"these weights were trained under other rules: {'; '.join(differ)}. Make the policy "
-            "with the policy_kwargs it was trained with"
+            f"these weights were trained under other rules: {differ}. Make the policy with the "
+            "policy_kwargs it was trained with"
         )
+
+
+def _unlike(
+    theirs: dict[str, Any], ours: dict[str, Any], before: bool
+) -> list[tuple[str, Any, Any]]:
+    """Name, theirs and ours of what differs; of rules within a rule only those that differ.
+
+    before: theirs were saved when there were fewer rules: those it lacks are not compared, but
+            layers it lacks are.
+    """
+    found = []
+    for name in sorted({*theirs, *ours}):
+        was, now = theirs.get(name), ours.get(name)
+        if before and name not in theirs and not isinstance(now, dict):
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            within = _unlike(was, now, before)
+            was, now = {x: a for x, a, _ in within}, {x: b for x, _, b in within}
+        if was != now:
+            found.append((name, was, now))
+    return found

@@ -62,12 +62,12 @@ class SpikingStack(nn.Module):
         keep_rules(self)
 
     def rules(self) -> dict[str, Any]:
-        """What the weights mean: steps and neurons, but not what only shapes the gradient."""
+        """What the weights mean: steps, neurons, sizes; not what only shapes the gradient."""
         encoder = self.encoder and {"squash": self.encoder.squash, "spikes": self.encoder.spikes}
         return {
             "sim_steps": self.sim_steps,
             "encoder": encoder,
-            **{f"layer {i}": layer.neuron.rules() for i, layer in enumerate(self._all(), 1)},
+            **{f"layer {i}": layer.rules() for i, layer in enumerate(self._all(), 1)},
         }
 
     @property

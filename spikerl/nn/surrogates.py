@@ -37,9 +37,10 @@ class Surrogate:
             raise SpikerlError(
                 f"there is no surrogate {self.name!r}; there are {', '.join(SURROGATES)}"
             )
-        self.slope = SLOPES[self.name] if self.slope is None else float(self.slope)
-        if not self.slope > 0:
-            raise SpikerlError(f"the slope of a surrogate must be > 0, found {self.slope!r}")
+        slope = SLOPES[self.name] if self.slope is None else self.slope
+        if isinstance(slope, bool) or not isinstance(slope, (int, float)) or not slope > 0:
+            raise SpikerlError(f"the slope of a surrogate must be > 0, found {slope!r}")
+        self.slope = float(slope)
 
     @property
     def code(self) -> int:

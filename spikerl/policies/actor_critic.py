@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -45,6 +45,8 @@ class SpikingActorCriticPolicy(SpikingKeywords, ActorCriticPolicy):
     See SpikingKeywords. action_net is a read-out: it sees spikes per step and spreads them into
     logits or means, so exploration never goes through spikes (Tang et al. 2020).
     """
+
+    arch_parts: ClassVar[tuple[str, ...]] = ("pi", "vf")
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from spikerl.policies.dqn import SpikingDQNPolicy
 from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.refusals import width_problems
 
 
 class CommonModeQNetwork(QNetwork):
@@ -53,8 +54,12 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
     network_class = CommonModeQNetwork
 
     def __init__(self, *args: Any, common_arch: Sequence[int] | None = None, **kwargs: Any) -> None:
-        self.common_arch = None if common_arch is None else [int(n) for n in common_arch]
+        self.common_arch = common_arch
         super().__init__(*args, **kwargs)
+
+    def _own_problems(self) -> list[str]:
+        arch = self.common_arch
+        return [] if arch is None else width_problems("common_arch", arch)
 
     def make_q_net(self) -> QNetwork:
         net: Any = super().make_q_net()
@@ -69,5 +74,11 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
         found: QNetwork = net.to(self.device)
         return found
 
+    def rules(self) -> dict[str, Any]:
+        arch = self.net_arch if self.common_arch is None else self.common_arch
+        return {**super().rules(), "common_arch": [int(n) for n in arch]}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"common_arch": self.common_arch}
+        return super()._get_constructor_parameters() | {
+            "common_arch": None if self.common_arch is None else [*self.common_arch]
+        }

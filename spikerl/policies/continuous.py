@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sb3_contrib.tqc.policies import Actor as TQCActor
@@ -44,6 +44,8 @@ class SpikingTQCActor(SpreadBeside, TQCActor):
 
 class _Continuous(SpikingKeywords):
     """Critics of policies that have Q(s, a): SB3's own, unless they are to spike."""
+
+    arch_parts: ClassVar[tuple[str, ...]] = ("pi", "qf")
 
     def make_critic(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         image = self.features_extractor_class is SpikingNatureCNN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -13,16 +13,17 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
-from spikerl import backends
-from spikerl.backends.base import capability_problems
-from spikerl.errors import SpikerlError, listed
-from spikerl.network import SpikingNetwork
+from spikerl.agent import checked_whole
+from spikerl.errors import SpikerlError
 from spikerl.nn.budget import Budget
-from spikerl.nn.foreign import ForeignNeuron, neuron_of, spiking_layer
-from spikerl.nn.neurons import Neuron
+from spikerl.nn.foreign import neuron_of
+from spikerl.nn.rules import keep_rules
 from spikerl.nn.stack import SpikingMLP, SpikingStack, initialise
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.parts import Parts
+from spikerl.policies.refusals import Refusals, arch_problems, unknown_keywords
+from spikerl.policies.serves import check_serves
+from spikerl.policies.target import target_problems, target_rules
 
 
 class SpikingKeywords:
@@ -45,10 +46,11 @@ class SpikingKeywords:
     Images go through SpikingNatureCNN, Dict observations through SB3's CombinedExtractor without
     layers of its own. Orthogonal initialisation is spikerl's for spiking layers (see
     spikerl.nn.stack.initialise) and SB3's for all others, whatever ortho_init says of the former.
-    Raises SpikerlError for what cannot be.
+    Raises SpikerlError with every keyword that cannot be.
     """
 
     observation_space: spaces.Space[Any]
+    arch_parts: ClassVar[tuple[str, ...]] = ()  # what net_arch may be divided into
 
     def __init__(
         self,
@@ -67,17 +69,47 @@ class SpikingKeywords:
         budget: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.parts = Parts(encoder, encoder_kwargs or {}, readout, readout_kwargs or {}, norm)
-        self.sim_steps = sim_steps
-        ours = target is not None and ":" not in str(neuron)
-        own = backends.rules(str(target)) if ours else {}
-        own.pop("first_reset", None)  # all layers of a policy have the same neurons
-        self.neuron_kwargs = {**own, **(neuron_kwargs or {})}
-        self.neuron = neuron_of(neuron, self.neuron_kwargs)
-        if target is not None:
-            _check_target(self.neuron, target)
+        check_serves(self)
+        wrong = Refusals(self)
+        wrong.problems += unknown_keywords(self, SpikingKeywords, kwargs)
+        wrong.problems += checked_whole("sim_steps", sim_steps)
+        self.neuron_kwargs = dict(
+            wrong.mapping("neuron_kwargs", neuron_kwargs, '{"reset": "zero"}')
+        )
+        rules = None
+        if wrong.name("target", target, optional=True) and target is not None:
+            rules = wrong.tried(target_rules, target)
+        if rules and ":" not in str(neuron):
+            self.neuron_kwargs = {**rules, **self.neuron_kwargs}
+        made = None
+        if wrong.name("neuron", neuron):
+            made = wrong.tried(neuron_of, neuron, self.neuron_kwargs)
+        if made is not None and rules is not None:
+            wrong.problems += wrong.tried(target_problems, made, target) or []
+        names = {"encoder": encoder, "readout": readout, "norm": norm}
+        named = [wrong.name(name, value, name == "norm") for name, value in names.items()]
+        arguments = [
+            wrong.mapping(name, value, '{"size": 10}')
+            for name, value in (
+                ("encoder_kwargs", encoder_kwargs),
+                ("readout_kwargs", readout_kwargs),
+            )
+        ]
+        parts = None
+        if all(named):
+            parts = wrong.tried(Parts, encoder, arguments[0], readout, arguments[1], norm)
+        if not isinstance(spiking_critic, bool):
+            wrong.problems.append(f"spiking_critic must be True or False, found {spiking_critic!r}")
+        limits = wrong.mapping("budget", budget, '{"rate": 0.1}')
+        self.budget = wrong.tried(_budget, limits) if isinstance(budget, Mapping) else None
+        net_arch = args[2] if len(args) > 2 else kwargs.get("net_arch")
+        wrong.problems += arch_problems(net_arch, self.arch_parts)
+        wrong.problems += self._own_problems()
+        wrong.done()
+        assert made is not None
+        assert parts is not None
+        self.neuron, self.parts, self.sim_steps = made, parts, int(sim_steps)
         self.spiking_critic = spiking_critic
-        self.budget = None if budget is None else _budget(budget)
         given = kwargs.get("features_extractor_class")
         if given is None and is_image_space(observation_space):
             kwargs["features_extractor_class"] = given = SpikingNatureCNN
@@ -86,7 +118,7 @@ class SpikingKeywords:
             kwargs["features_extractor_class"] = CombinedExtractor
         if given is SpikingNatureCNN:
             own = {
-                "sim_steps": sim_steps,
+                "sim_steps": self.sim_steps,
                 "neuron": neuron,
                 "neuron_kwargs": self.neuron_kwargs,
                 "budget": self.budget,
@@ -103,6 +135,22 @@ class SpikingKeywords:
                 )
             kwargs["net_arch"] = []
         super().__init__(observation_space, *args, **kwargs)  # type: ignore[call-arg]
+        keep_rules(self)  # type: ignore[arg-type]
+
+    def rules(self) -> dict[str, Any]:
+        """What its parameters belong to, besides the neurons: compared where they are loaded."""
+        arch: Any = self.net_arch  # type: ignore[attr-defined]
+        parts = self.arch_parts or ("all",)
+        named = arch if isinstance(arch, Mapping) else dict.fromkeys(parts, arch)
+        return {
+            "net_arch": {part: [int(n) for n in named.get(part, ())] for part in parts},
+            "spiking_critic": self.spiking_critic,
+            **{name: getattr(self.parts, name) for name in ("encoder", "readout", "norm")},
+        }
+
+    def _own_problems(self) -> list[str]:
+        """What is wrong with the keywords that only a subclass has."""
+        return []
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
@@ -189,19 +237,6 @@ def judge_in_batches(module: nn.Module) -> None:
     """A target network never acts: its stacks work as in training, faster for large batches."""
     for stack in stacks(module):
         stack.exact = False
-
-
-def _check_target(neuron: Neuron | ForeignNeuron, target: str) -> None:
-    """Refuse a neuron that the target does not have, with every reason."""
-    capabilities = backends.capabilities(target)
-    assert capabilities is not None  # its rules were asked for
-    one = spiking_layer(nn.Linear(1, 1), neuron, (1,)).to_layer()
-    problems = capability_problems(capabilities, SpikingNetwork((one,)))
-    bits, found = capabilities.weight_bits, getattr(neuron, "weight_bits", None)
-    if bits is not None and (found is None or found > bits):
-        problems.append(f"weight_bits is {found}, at most {bits} are there")
-    if problems:
-        raise SpikerlError(listed(f"this neuron cannot run on {target!r}", problems))
 
 
 def _budget(rules: Mapping[str, Any]) -> Budget:

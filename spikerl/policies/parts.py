@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, listed, reasons
 from spikerl.nn.budget import Budget
 from spikerl.nn.foreign import ForeignNeuron
 from spikerl.nn.neurons import Neuron
@@ -38,18 +38,24 @@ class Parts:
     norm: str | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         for name, known in (("encoder", ENCODERS), ("readout", READOUTS), ("norm", NORMS)):
             given = getattr(self, name)
             if given not in known and not (name == "norm" and given is None):
-                raise SpikerlError(f"there is no {name} {given!r}; there are {', '.join(known)}")
+                problems.append(f"there is no {name} {given!r}; there are {', '.join(known)}")
         for name, plain in (("encoder", "constant"), ("readout", "linear")):
             if getattr(self, name) == plain and getattr(self, f"{name}_kwargs"):
-                raise SpikerlError(
+                problems.append(
                     f"{name}_kwargs is {dict(getattr(self, f'{name}_kwargs'))!r}, but "
                     f'{name}="{plain}" takes none; pass {name}="population" too'
                 )
-        self.read_out(1)
-        self._encoder(1)
+        for make in (self.read_out, self._encoder):
+            try:
+                make(1)
+            except SpikerlError as error:
+                problems += reasons(error)
+        if problems:
+            raise SpikerlError(listed("these parts cannot be", problems))
 
     @property
     def plain(self) -> bool:
@@ -81,12 +87,12 @@ class Parts:
 
     def read_out(self, n_values: int) -> PopulationReadout | None:
         """The read-out, or None for a linear one."""
-        if self.readout == "linear":
+        if self.readout != "population":
             return None
         return _made("readout", PopulationReadout, n_values, self.readout_kwargs)
 
     def _encoder(self, n_in: int) -> PopulationEncoder | None:
-        if self.encoder == "constant":
+        if self.encoder != "population":
             return None
         return _made("encoder", PopulationEncoder, n_in, self.encoder_kwargs)
 

@@ -22,6 +22,7 @@ from torch.nn.functional import mse_loss
 from spikerl.errors import SpikerlError
 from spikerl.policies.continuous import SpikingTD3Policy
 from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.refusals import width_problems
 
 
 class ProxyTD3Policy(SpikingTD3Policy):
@@ -39,15 +40,22 @@ class ProxyTD3Policy(SpikingTD3Policy):
         proxy_learning_rate: float = 1e-3,
         **kwargs: Any,
     ) -> None:
-        self.proxy_arch = [int(n) for n in proxy_arch]
+        self.proxy_arch = proxy_arch
         self.proxy_learning_rate = proxy_learning_rate
         super().__init__(*args, **kwargs)
+
+    def _own_problems(self) -> list[str]:
+        found = width_problems("proxy_arch", self.proxy_arch)
+        rate = self.proxy_learning_rate
+        if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+            found.append(f"proxy_learning_rate must be a number > 0, found {rate!r}")
+        return found
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         if self.features_extractor_class is SpikingNatureCNN:
             raise SpikerlError("a proxy target is for vectors, found images: use TD3")
-        rules = {**self.actor_kwargs, "net_arch": self.proxy_arch, "activation_fn": nn.ReLU}
+        rules = {**self.actor_kwargs, "net_arch": [*self.proxy_arch], "activation_fn": nn.ReLU}
         self.actor_target = Actor(**self._update_features_extractor(rules)).to(self.device)
         self.actor_target.optimizer = self.optimizer_class(
             self.actor_target.parameters(),
@@ -56,9 +64,12 @@ class ProxyTD3Policy(SpikingTD3Policy):
         )
         self.actor_target.set_training_mode(False)
 
+    def rules(self) -> dict[str, Any]:
+        return {**super().rules(), "proxy_arch": [int(n) for n in self.proxy_arch]}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {
-            "proxy_arch": self.proxy_arch,
+            "proxy_arch": [*self.proxy_arch],
             "proxy_learning_rate": self.proxy_learning_rate,
         }
 

@@ -8,9 +8,12 @@ import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from torch import Tensor, nn
 
-from spikerl.errors import SpikerlError
+from spikerl.agent import checked_whole
 from spikerl.nn.memory import SpikingMemory
+from spikerl.nn.rules import keep_rules
 from spikerl.nn.surrogates import Surrogate
+from spikerl.policies.refusals import Refusals, arch_problems, unknown_keywords
+from spikerl.policies.serves import check_serves
 
 
 class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
@@ -28,7 +31,7 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         self,
         observation_space: Any,
         action_space: Any,
-        lr_schedule: Any,
+        lr_schedule: Any = None,  # which an algorithm that this is not for may leave out
         net_arch: Any = None,
         *args: Any,
         sim_steps: int = 4,
@@ -37,23 +40,39 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         slope: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(sim_steps, bool) or not isinstance(sim_steps, int) or sim_steps < 1:
-            raise SpikerlError(f"sim_steps must be a whole number >= 1, found {sim_steps!r}")
+        check_serves(self)
+        wrong = Refusals(self)
+        wrong.problems += unknown_keywords(self, SpikingRecurrentPolicy, kwargs)
+        wrong.problems += checked_whole("sim_steps", sim_steps)
+        wrong.problems += checked_whole("memory_size", memory_size)
+        named = wrong.name("surrogate", surrogate)
+        rule = wrong.tried(Surrogate, surrogate, slope) if named else None
+        if not callable(lr_schedule):
+            wrong.problems.append(f"lr_schedule must be a function, found {lr_schedule!r}")
         if kwargs.pop("shared_lstm", False):
-            raise SpikerlError("shared_lstm=True has no meaning here: only the actor spikes")
+            wrong.problems.append("shared_lstm=True has no meaning here: only the actor spikes")
+        if kwargs.get("lstm_hidden_size", memory_size) != memory_size:
+            wrong.problems.append(
+                f"lstm_hidden_size is {kwargs['lstm_hidden_size']!r} and memory_size "
+                f"{memory_size!r}: both are the size of the memory; leave the first one out"
+            )
         arch = {"pi": [], "vf": [64]} if net_arch is None else net_arch
         if not isinstance(arch, dict) or arch.get("pi"):
-            raise SpikerlError(
-                f"net_arch is {net_arch}: the action is read from the memory itself; wanted "
+            wrong.problems.append(
+                f"net_arch is {net_arch!r}: the action is read from the memory itself; wanted "
                 'something like {"pi": [], "vf": [64]}'
             )
+        else:
+            wrong.problems += arch_problems(arch, ("pi", "vf"))
+        wrong.done()
+        assert rule is not None
+        sim_steps, memory_size = int(sim_steps), int(memory_size)
         self.spiking_kwargs = {
             "sim_steps": sim_steps,
             "memory_size": memory_size,
             "surrogate": surrogate,
             "slope": slope,
         }
-        rule = Surrogate(surrogate, slope)
         kwargs["lstm_hidden_size"] = memory_size
         super().__init__(observation_space, action_space, lr_schedule, arch, *args, **kwargs)
         memory = SpikingMemory(self.features_dim, memory_size, sim_steps, rule)
@@ -63,6 +82,12 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
             lr=lr_schedule(1),
             **self.optimizer_kwargs,  # type: ignore[call-arg]
         )
+        keep_rules(self)
+
+    def rules(self) -> dict[str, Any]:
+        """What its parameters belong to, besides the memory: compared where they are loaded."""
+        arch: Any = self.net_arch
+        return {"net_arch": {"vf": [int(n) for n in arch.get("vf", [])]}}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.spiking_kwargs
