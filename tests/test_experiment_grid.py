@@ -135,7 +135,7 @@ def test_what_a_file_names_is_checked_before_the_first_cell(
     other: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "pynn:neuron" in str(other):  # declared reset="zero" only, whether or not it is installed
-        monkeypatch.setattr("spikerl.backends.get", lambda name: None)
+        monkeypatch.setattr("spikerl.backends.ready", lambda name: None)
         message = "conversion 'usual' on back end 'pynn:neuron': reset='subtract' is not supported"
     assert message in refused(**other)
 

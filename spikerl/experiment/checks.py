@@ -126,7 +126,8 @@ def _argument_problems(conversion: ConversionEntry, grid: Grid) -> list[str]:
 def _backend_problems(backend: BackendEntry, here: bool) -> list[str]:
     try:
         if backend.python is None and here:
-            backends.get(backend.name)
+            # options may name a board that is not in the settings of this machine
+            (backends.get if backend.options else backends.ready)(backend.name)
         elif backend.python is None:
             backends.capabilities(backend.name)
     except SpikerlError as error:
