@@ -112,8 +112,9 @@ def missing() -> str:
         board()
     except BackendError as error:
         return (
-            f"{str(error).partition(':')[0]}; name one in ~/.{NAME}, as its compile() says, or "
-            "predict its decisions with spikerl.backends.spinnaker.dry_run()"
+            f"{str(error).partition(':')[0]}; write machine_name and version of one under "
+            f"[Machine] in ~/.{NAME}, or predict its decisions with "
+            "spikerl.backends.spinnaker.dry_run()"
         )
     return ""
 
