@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from spikerl.backends import available, get, rules
+from spikerl.backends import available, get, ready, rules
 from spikerl.backends.base import Session
-from spikerl.errors import BackendError, SpikerlError
+from spikerl.errors import BackendError, SpikerlError, problems_of
 from spikerl.network import Dense, FloatArray, SpikingNetwork
 from spikerl.process import one_thread, resident_bytes
 
@@ -172,8 +172,9 @@ def _contenders(names: Sequence[str] | None) -> tuple[list[str], list[str]]:
         notes += [f"{n} left out: {s}" for n, s in states.items() if not s.usable]
     else:
         chosen = list(names)
-        for name in chosen:
-            get(name)
+        problems = problems_of(*(lambda n=n: ready(n) for n in chosen))
+        if problems:
+            raise BackendError("; ".join(problems))
     if "cpu" in chosen:
         chosen.insert(chosen.index("cpu") + 1, CPU_FLOAT32)
     if find_spec("torch") is None:

@@ -114,7 +114,8 @@ class ConversionCallback(BaseCallback):
         if isinstance(env, str):
             todays_id(env)  # raises where there is no such environment
         if isinstance(backend, str):
-            backends.get(backend)  # an unknown one, or one not installed, is refused now
+            # what is unknown or not usable here is refused now; options may name a board
+            (backends.get if backend_options else backends.ready)(backend)
         self.when, self.every = when, every
         self.path = None if path is None else Path(path)
         self.backend, self.backend_options = backend, dict(backend_options or {})

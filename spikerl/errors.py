@@ -1,5 +1,8 @@
 """The errors spikerl raises on purpose; every one is a SpikerlError and says what to do next."""
 
+from collections.abc import Callable
+from typing import Any
+
 
 class SpikerlError(Exception):
     """Anything spikerl refuses to do, with the reason."""
@@ -63,3 +66,25 @@ def reasons(error: SpikerlError) -> list[str]:
     """The problems of an error whose message is listed(); else the message."""
     headline, *problems = str(error).split("\n  - ")
     return problems or [headline]
+
+
+def one_line(error: object) -> str:
+    """The message of an error with its list of problems in a row."""
+    return str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
+
+
+def problems_of(*checks: Callable[[], Any]) -> list[str]:
+    """What the checks that raise a SpikerlError say, a line each: so that all is said at once."""
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except SpikerlError as error:
+            problems.append(one_line(error))
+    return problems
+
+
+def refuse(headline: str, problems: list[str]) -> None:
+    """Raise SpikerlError if there are problems; the headline is said where there are several."""
+    if problems:
+        raise SpikerlError(problems[0] if len(problems) == 1 else listed(headline, problems))

@@ -47,9 +47,9 @@ def share(
     groups: the episode of each value. Decisions of one episode are not independent, so a bootstrap
     over whole episodes is made too and the wider of the two intervals is given.
     unit: what the groups are, for the method's name.
-    Raises SpikerlError where there are no values.
+    Raises SpikerlError where there are no values, one is not finite, or groups are not as many.
     """
-    array = _some(hits)
+    array, labels = _some(hits), _labels(hits, groups)
     n, p = len(array), float(array.mean())
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
@@ -57,8 +57,8 @@ def share(
     low = 0.0 if p == 0.0 else max(0.0, centre - half)
     high = 1.0 if p == 1.0 else min(1.0, centre + half)
     method = "wilson"
-    if groups is not None and n > 1:
-        spread = mean(array, groups, seed, unit=unit)
+    if labels is not None and n > 1:
+        spread = mean(array, labels, seed, unit=unit)
         low, high = min(low, spread.low), max(high, spread.high)
         method = f"wilson and {spread.method}"
     return Estimate(p, low, high, n, method)
@@ -75,13 +75,14 @@ def mean(
 
     One group alone cannot be resampled: it is cut into blocks, so its values must be in the order
     of time (Kuensch 1989). One value alone has no interval: low and high are NaN.
+    Raises SpikerlError where there are no values, one is not finite, or groups are not as many.
     """
-    array = _some(values)
+    array, given = _some(values), _labels(values, groups)
     if len(array) == 1:
         return Estimate(float(array[0]), nan, nan, 1, "no interval: one value")
     labels, method = np.arange(len(array)), "bootstrap"
-    if groups is not None:
-        labels, method = np.asarray(groups), f"bootstrap over {unit}"
+    if given is not None:
+        labels, method = given, f"bootstrap over {unit}"
         if len(np.unique(labels)) == 1:
             labels = np.arange(len(array)) * min(BLOCKS, len(array)) // len(array)
             method = "bootstrap over blocks of time"
@@ -120,9 +121,9 @@ def paired(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Paired:
 
     A sign-flip permutation test of the mean difference (Fisher 1935): exact up to 20 pairs that
     differ, beyond that from random flips, of which what was found is one (Phipson & Smyth 2010).
-    Raises SpikerlError where the rows are empty or of different length.
+    Raises SpikerlError where the rows are empty, of different length or not finite.
     """
-    ours, theirs = _some(first), _some(second)
+    ours, theirs = _some(first, "the first values"), _some(second, "the second values")
     if len(ours) != len(theirs):
         raise SpikerlError(
             f"values in pairs are wanted, found {len(ours)} and {len(theirs)}: run both policies "
@@ -153,6 +154,7 @@ def iqm(values: ArrayLike) -> float:
     """The interquartile mean: of the middle half, int(n / 4) values cut off at either end.
 
     Less at the mercy of single runs than a mean, steadier than a median (Agarwal et al. 2021).
+    Raises SpikerlError where there are no values, or one is not finite.
     """
     ordered = np.sort(_some(values))
     cut = len(ordered) // 4
@@ -160,8 +162,11 @@ def iqm(values: ArrayLike) -> float:
 
 
 def optimality_gap(values: ArrayLike, target: float) -> float:
-    """How far values fall short of a target on average; what is beyond it makes up for nothing."""
-    return float(np.maximum(target - _some(values), 0.0).mean())
+    """How far values fall short of a target on average; what is beyond it makes up for nothing.
+
+    Raises SpikerlError where there are no values, or one or the target is not finite.
+    """
+    return float(np.maximum(_number("target", target) - _some(values), 0.0).mean())
 
 
 def over_runs(
@@ -176,9 +181,10 @@ def over_runs(
     of these its episodes. runs: of one task, or a mapping from tasks to theirs; scores of several
     tasks must be in one unit already. One run alone says nothing about others: the interval is then
     about its episodes, and the method says so.
-    Raises SpikerlError where there are no runs, or a run has no episodes.
+    Raises SpikerlError where there are no runs, a run has no episodes, or a value is not finite.
     """
-    tasks = [_runs(found) for found in (runs.values() if isinstance(runs, Mapping) else [runs])]
+    named = runs.items() if isinstance(runs, Mapping) else [(None, runs)]
+    tasks = [_runs(found, "" if name is None else f" of task {name}") for name, found in named]
     if not tasks:
         raise SpikerlError("wanted training runs to estimate from, found no task")
     everything = np.concatenate([run for task in tasks for run in task])
@@ -209,7 +215,7 @@ def improvement(
     Mann-Whitney's U over the number of pairs: ties count half. A score for each run, of one task or
     of several (a mapping, over whose tasks the mean is taken); the interval is a bootstrap over
     runs within each task (Agarwal et al. 2021).
-    Raises SpikerlError where scores are missing or the tasks are not the same.
+    Raises SpikerlError where scores are missing or not finite, or the tasks are not the same.
     """
     ours = first if isinstance(first, Mapping) else {"": first}
     theirs = second if isinstance(second, Mapping) else {"": second}
@@ -218,7 +224,9 @@ def improvement(
     rng = np.random.default_rng(seed)
     value, drawn, n = 0.0, np.zeros(resamples), 0
     for task, scores in ours.items():
-        a, b = _some(scores), _some(theirs[task])
+        where = f" of task {task}" if task else ""
+        a = _some(scores, f"scores of the first{where}")
+        b = _some(theirs[task], f"scores of the second{where}")
         better = (a[:, None] > b) + 0.5 * (a[:, None] == b)
         value += float(better.mean()) / len(ours)
         # how often each run is drawn, in every resample
@@ -236,22 +244,49 @@ def profile(
     """The share of episodes beyond each threshold: a performance profile (Dolan & More 2002).
 
     Intervals are of over_runs(), each for its threshold alone.
+    Raises SpikerlError as over_runs() does, and for thresholds that are missing or not finite.
     """
     return [
         over_runs(runs, lambda found, t=t: float((found > t).mean()), seed, resamples)  # type: ignore[misc]
-        for t in np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
+        for t in _some(np.atleast_1d(np.asarray(thresholds, np.float64)), "the thresholds")
     ]
 
 
-def _runs(runs: Runs) -> list[NDArray[np.float64]]:
-    found = [_some(run) for run in runs]
+def _runs(runs: Runs, where: str = "") -> list[NDArray[np.float64]]:
+    found = [_some(run, f"run {number}{where}") for number, run in enumerate(runs)]
     if not found:
-        raise SpikerlError("wanted training runs to estimate from, found none")
+        raise SpikerlError(f"wanted training runs to estimate from, found none{where}")
     return found
 
 
-def _some(values: ArrayLike) -> NDArray[np.float64]:
+def _some(values: ArrayLike, what: str = "the values") -> NDArray[np.float64]:
+    """A row of finite numbers, at least one; whatever else was given is refused."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
-        raise SpikerlError(f"wanted a row of values to estimate from, found no values in {array!r}")
+        found = f"found no values in {array!r}" if not array.size else f"found shape {array.shape}"
+        raise SpikerlError(f"wanted a row of values to estimate from, {found}")
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        raise SpikerlError(
+            f"{what} must be finite numbers: {len(wrong)} of {len(array)} are not, the first is "
+            f"{array[wrong[0]]} at index {wrong[0]}; leave them out, or find their cause"
+        )
     return array
+
+
+def _labels(values: ArrayLike, groups: ArrayLike | None) -> NDArray[Any] | None:
+    """The group of each value."""
+    if groups is None:
+        return None
+    labels, n = np.asarray(groups), len(np.asarray(values))
+    if labels.shape != (n,):
+        raise SpikerlError(
+            f"wanted a group for each of the {n} values, found groups of shape {labels.shape}"
+        )
+    return labels
+
+
+def _number(name: str, value: float) -> float:
+    if not np.isfinite(value):
+        raise SpikerlError(f"{name} must be a finite number, found {value}")
+    return float(value)

@@ -69,6 +69,8 @@ def test_without_torch_and_sb3_the_columns_are_absent_and_a_note_says_so(
 def test_a_back_end_that_does_not_exist_is_refused() -> None:
     with pytest.raises(BackendError, match="no back end 'abacus'"):
         bench.run_bench(**SMALL, backends=("abacus",))
+    with pytest.raises(BackendError, match=r"'abacus'.*'sundial'"):
+        bench.run_bench(**SMALL, backends=("abacus", "sundial"))
 
 
 @pytest.mark.parametrize("net", ["8", "8-x-2", "8-0-2", ""])

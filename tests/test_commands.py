@@ -16,6 +16,7 @@ import pytest
 from policies import model
 
 import spikerl
+from spikerl.cli import evaluate as command
 from spikerl.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -156,6 +157,25 @@ def test_errors_are_one_line_and_an_exit_status(
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+def test_evaluate_says_at_once_what_can_be_known_before_the_work() -> None:
+    wrong: dict[str, Any] = {"backend": "xx", "episodes": 0, "sim_steps": 0, "seed": -1}
+    wrong |= {"hardware": ["abacus"], "agent": Path("no.spk"), "env": "no such env"}
+    with pytest.raises(spikerl.SpikerlError) as caught:
+        command.evaluate(Path("nowhere"), **wrong)
+    for part in (
+        "episodes must be a whole number >= 1, found 0",
+        "sim_steps must be a whole number >= 1, found 0",
+        "seed must be",
+        "there is no file no.spk",
+        "there is no file or directory nowhere",
+        "'no such env' is no environment id",
+        "no energies of 'abacus' are known",
+        "there is no back end 'xx'; these are known: cpu: ready;",
+    ):
+        assert f"\n  - {part}" in str(caught.value)
+    assert ":;" not in str(caught.value)
 
 
 # --- the library behind evaluate ----------------------------------------------------------------

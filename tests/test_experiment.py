@@ -18,7 +18,7 @@ from experiments import AGENT, made_up, row_of, small_cells
 
 import spikerl
 from spikerl.cli import experiment as command_line
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, UnsupportedNetwork
 from spikerl.experiment import (
     WHEN_AND_WHERE,
     Alone,
@@ -161,6 +161,13 @@ def test_what_goes_wrong_in_a_cell_is_in_its_row(
     monkeypatch.setattr("spikerl.backends.reference.ReferenceBackend.compile", broken)
     row = run_cell(cells[1], str(tmp_path))
     assert (row["status"], row["error"]) == ("failed", "ZeroDivisionError: of the simulator")
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise UnsupportedNetwork("reference", ["too large", "too fast"])
+
+    monkeypatch.setattr("spikerl.backends.reference.ReferenceBackend.compile", refusing)
+    error = run_cell(cells[1], str(tmp_path))["error"]
+    assert error == "back end 'reference' cannot run this network: too large; too fast"
 
 
 # --- handing out ---------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import pytest
 from experiments import AGENT, SMALL, small_cells
 
 from spikerl.errors import SpikerlError
-from spikerl.experiment import cells_of, make_grid, read_grid
+from spikerl.experiment import cells_of, make_grid, read_cells, read_grid, run_cell
+
+SPIKING = AGENT.parents[1] / "ppo" / "CartPole-v1_1"  # trained with 8 steps
 
 
 def refused(**other: Any) -> str:
@@ -135,7 +137,7 @@ def test_what_a_file_names_is_checked_before_the_first_cell(
     other: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "pynn:neuron" in str(other):  # declared reset="zero" only, whether or not it is installed
-        monkeypatch.setattr("spikerl.backends.get", lambda name: None)
+        monkeypatch.setattr("spikerl.backends.ready", lambda name: None)
         message = "conversion 'usual' on back end 'pynn:neuron': reset='subtract' is not supported"
     assert message in refused(**other)
 
@@ -148,6 +150,121 @@ def test_everything_wrong_is_said_at_once() -> None:
     message = refused(agents=["nowhere"], backends=["abacus"], conversions=[{"reset": "soft"}])
     for part in ("nowhere", "'abacus'", "'soft'"):
         assert part in message
+
+
+def test_a_wrong_key_hides_nothing_of_what_the_file_names(tmp_path: Path) -> None:
+    text = """
+        agents: [nowhere, {source: lost, enviroment: Pole-v7}]
+        conversions: [{resset: zero, target: sundial}, {name: late, v_init: 3, sim_steps: 4}]
+        backends: [abacus, {name: astrolabe, option: {}}]
+        sims: 8
+        sim_steps: [8, 0]
+    """
+    with pytest.raises(SpikerlError) as caught:
+        read_cells(written(tmp_path, text))
+    for part in (
+        "the file has the key 'sims'; did you mean 'sim_steps'?",
+        "has the key 'enviroment'",
+        "has the key 'resset'",
+        "sets sim_steps, which belongs to",
+        "has the key 'option'",
+        "sim_steps must be a whole number >= 1, found 0",
+        f"there is no file or directory {tmp_path}/nowhere",
+        f"there is no file or directory {tmp_path}/lost",
+        "its target 'sundial' is no back end",
+        "v_init is a share",
+        "there is no back end 'abacus'",
+        "there is no back end 'astrolabe'",
+    ):
+        assert part in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/grid.yml cannot be used:\n")
+    assert ":;" not in str(caught.value)
+
+
+def test_entries_of_the_wrong_kind_do_not_hide_the_others(tmp_path: Path) -> None:
+    text = """
+        agents: [nowhere, 3, {source: lost, env: 4, vecnormalize: [5]}]
+        conversions: [6, {distill: {update: 1, updates: 0}}]
+        backends: [{name: abacus, isolation: 7, python: 8, options: 9}, 10]
+        sim_steps: x
+    """
+    with pytest.raises(SpikerlError) as caught:
+        read_cells(written(tmp_path, text))
+    for part in ("/nowhere", "/lost", "an agent is 3", "env is 4", "vecnormalize is [5]"):
+        assert part in str(caught.value)
+    for part in ("a conversion is 6", "'updates'?", "updates is 0", "'abacus'", "back end is 10"):
+        assert part in str(caught.value)
+    for part in ("isolation is 7", "python is 8", "options is 9", "found 'x'"):
+        assert part in str(caught.value)
+
+
+def test_a_file_without_mistakes_has_the_cells_of_its_grid(tmp_path: Path) -> None:
+    path = written(tmp_path, f"agents: {AGENT}\nseeds: [0, 1]\n")
+    assert read_cells(path) == cells_of(read_grid(path))
+    assert [cell.sim_steps for cell in read_cells(path)] == [32, 32]
+    with pytest.raises(SpikerlError, match=r"this experiment cannot be run:\n.*/nowhere"):
+        read_cells(written(tmp_path, "agents: nowhere"))
+
+
+# --- agents that spike already --------------------------------------------------------------------
+
+
+def test_without_steps_an_agent_that_spikes_runs_with_its_own() -> None:
+    both = {**SMALL, "agents": [str(AGENT), str(SPIKING)], "conversions": [{}]}
+    del both["sim_steps"]
+    cells = cells_of(make_grid(both, Path.cwd()))
+    assert [(cell.agent.name, cell.sim_steps) for cell in cells if cell.backend.name == "cpu"] == [
+        ("dqn/CartPole-v1_1", 32),
+        ("ppo/CartPole-v1_1", 8),
+    ]
+
+
+def test_an_agent_that_spikes_is_measured(tmp_path: Path) -> None:
+    grid = {"agents": str(SPIKING), "episodes": 1}
+    (cell,) = cells_of(make_grid(grid, Path.cwd()))
+    row = run_cell(cell, str(tmp_path))
+    assert (row["status"], row["error"]) == ("done", None)
+    assert (row["sim_steps"], row["steps_used"], row["return"]) == (8, 8, 500.0)
+    same = cells_of(make_grid({**grid, "sim_steps": 8}, Path.cwd()))
+    assert same[0].id == cell.id
+
+
+def test_other_steps_than_an_agent_s_own_are_refused_before_the_first_cell() -> None:
+    message = refused(agents=[str(AGENT), str(SPIKING)], sim_steps=[4, 8, 16], conversions=[{}])
+    assert "agent ppo/CartPole-v1_1 spikes already and was trained with sim_steps 8" in message
+    assert "found 4, 16: leave sim_steps out" in message
+    assert "dqn" not in message
+
+
+def test_settings_an_agent_that_spikes_does_not_have_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spikerl.backends.ready", lambda name: None)  # declared, perhaps not here
+    spiking: dict[str, Any] = {"agents": [str(SPIKING)], "sim_steps": 8}
+    settings = {"name": "odd", "reset": "zero", "v_init": 0.0, "readout": "auto", "threshold": "x"}
+    assert "threshold is 'x'" in refused(**spiking, conversions=[settings])
+    settings["threshold"] = "layer"
+    message = refused(**spiking, conversions=[settings])
+    for part in ("reset='zero'", "v_init=0.0", "threshold='layer'"):
+        assert f"exported as it is, but conversion 'odd' asks for {part}" in message
+    assert "readout" not in message
+    assert "sim_steps" not in message
+    message = refused(
+        **spiking, conversions=[{"name": "fit", "target": "backend"}], backends=["cpu", "xylo"]
+    )
+    assert "conversion 'fit' on back end 'xylo' asks for delay_steps=2" in message
+    assert "on back end 'cpu'" not in message
+
+
+def test_a_back_end_that_cannot_run_an_agent_s_own_network_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spikerl.backends.ready", lambda name: None)
+    message = refused(
+        agents=[str(SPIKING)], sim_steps=8, conversions=[{}], backends=["cpu", "pynn:neuron"]
+    )
+    assert "spikes already and cannot run on back end 'pynn:neuron': layer 0" in message
+    assert "'cpu'" not in message
 
 
 def test_a_missing_back_end_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

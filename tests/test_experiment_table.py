@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,40 @@ def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
     path.write_text("format,cell,colour\n7,abc,red\n")
     with pytest.raises(SpikerlError, match="of format 7, this spikerl writes format 1"):
         Table(path)
+
+
+def with_columns(path: Path, names: list[str]) -> None:
+    """A table of the present format with one row, and these columns."""
+    if path.suffix == ".csv":
+        path.write_text(",".join(names) + "\n1" + "," * (len(names) - 1) + "\n")
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    about = {"spikerl": json.dumps({"format": 1})}
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in names], metadata=about)
+    parquet.write_table(schema.empty_table(), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda names: [n for n in names if n not in ("seed", "host")], "lacks 'seed', 'host'. W"),
+        (lambda names: [*names, "colour"], "has besides 'colour'"),
+        (lambda names: [*names[:-1], "colour"], "lacks 'worker'; it has besides 'colour'"),
+        (lambda names: [*names, "host"], "has more than once 'host'"),
+        (lambda names: [*names[:2], *names[:1:-1]], "has them in another order"),
+    ],
+)
+def test_columns_of_the_present_format_that_differ_are_named(
+    path: Path, change: Callable[[list[str]], list[str]], message: str
+) -> None:
+    with_columns(path, change(list(COLUMNS)))
+    before = path.read_bytes()
+    with pytest.raises(SpikerlError, match=f"are not those of format 1: it {message}") as caught:
+        Table(path)
+    assert "this spikerl writes" not in str(caught.value)
+    assert path.read_bytes() == before
 
 
 def test_results_of_another_spikerl_are_refused(path: Path) -> None:

@@ -1,16 +1,20 @@
 """The registry: names, what is missing and how to install it, and plug-ins of other packages."""
 
+import importlib.util
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 from spikerl import backends
 from spikerl.backends.base import Backend, Capabilities
 from spikerl.backends.reference import ReferenceBackend
-from spikerl.errors import BackendError
+from spikerl.errors import BackendError, SpikerlError
 from spikerl.network import Dense, SpikingNetwork
+
+AGENT = Path(__file__).parent.parent / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
 
 
 class PlugIn(ReferenceBackend):
@@ -97,6 +101,79 @@ def test_a_missing_core_dependency_says_how_to_mend_the_installation(missing):
     missing("numba")
     with pytest.raises(BackendError, match=r"needs numba; .*--force-reinstall spikerl"):
         backends.get("cpu")
+
+
+def boardless(monkeypatch):
+    """The back end "loihi" as on a machine with its packages, but without a board's."""
+    found = importlib.util.find_spec
+    needs = backends.TABLE["loihi"].needs
+    monkeypatch.setattr(
+        backends, "find_spec", lambda m, *more: True if m in needs else found(m, *more)
+    )
+    monkeypatch.setattr(
+        "spikerl.backends.loihi_board.find_spec", lambda m: None if m == "nxsdk" else found(m)
+    )
+
+
+def test_a_back_end_whose_board_is_missing_is_there_but_not_ready(monkeypatch):
+    boardless(monkeypatch)
+    assert backends.get("loihi").name == "loihi"
+    with pytest.raises(BackendError, match=r"'loihi' cannot be used here: NxSDK is not installed:"):
+        backends.ready("loihi")
+    assert backends.ready("cpu").name == "cpu"
+    with pytest.raises(BackendError, match="there is no back end 'abacus'"):
+        backends.ready("abacus")
+
+
+def _evaluated(folder):
+    from spikerl.cli.evaluate import evaluate
+
+    evaluate(AGENT, backend="loihi")
+
+
+def _watched(folder):
+    from spikerl.cli.watch import watch
+
+    watch(folder / "agent.spk", backend="loihi")
+
+
+def _benched(folder):
+    from spikerl.bench import run_bench
+
+    run_bench(backends=["loihi"])
+
+
+def _soaked(folder):
+    from spikerl.testing.soak import soak
+
+    next(soak(5, ["loihi"]))
+
+
+def _experimented(folder):
+    from spikerl.experiment import cells_of, make_grid
+
+    cells_of(make_grid({"agents": [str(AGENT)], "backends": ["loihi"]}, folder))
+
+
+def _called_back(folder):
+    from spikerl.callbacks import ConversionCallback
+
+    ConversionCallback(backend="loihi")
+
+
+@pytest.mark.parametrize(
+    "command", [_evaluated, _watched, _benched, _soaked, _experimented, _called_back]
+)
+def test_nothing_is_begun_for_a_back_end_that_is_not_usable_here(command, monkeypatch, tmp_path):
+    boardless(monkeypatch)
+
+    def begun(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for work in ("spikerl.conversion.open_source", "spikerl.hardware.HardwarePolicy"):
+        monkeypatch.setattr(work, begun)
+    with pytest.raises(SpikerlError, match="NxSDK is not installed: Intel gives it"):
+        command(tmp_path)
 
 
 def test_a_back_end_of_another_package_is_found(plugins):

@@ -160,7 +160,11 @@ def test_a_trial_that_crashes_is_reported_and_the_rest_goes_on(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "decisions must be a whole number"), ((5, ["abacus"]), "there is no back end")],
+    [
+        ((0,), "decisions must be a whole number"),
+        ((5, ["abacus"]), "there is no back end"),
+        ((0, ["abacus", "sundial"]), "(?s)decisions must.*'abacus'.*'sundial'"),
+    ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(arguments: Any, message: str) -> None:
     with pytest.raises(SpikerlError, match=message):

@@ -37,7 +37,7 @@ def test_without_a_board_the_error_says_what_to_write_where(home: Path) -> None:
     assert "[Machine]\nmachine_name = 192.168.240.1\nversion = 5" in text
     assert "dry_run()" in text
     assert [path.name for path in home.iterdir()] == ["work"]  # and wrote nothing there
-    assert settings.missing() == "no board configured"
+    assert settings.missing().startswith("no board configured; write machine_name and version of")
 
 
 def test_a_policy_without_a_board_says_so_and_one_with_a_board_decides(
@@ -113,8 +113,12 @@ def test_the_registry_tells_a_missing_board_from_a_missing_package(
     found = importlib.util.find_spec
     monkeypatch.setattr(backends, "find_spec", lambda m: m)  # as if all were installed
     state = backends.available()["spinnaker"]
-    assert (state.usable, str(state)) == (False, "no board configured")
+    assert (state.usable, str(state)) == (False, settings.missing())
     assert backends.get("spinnaker").name == "spinnaker"
+    with pytest.raises(
+        BackendError, match=r"cannot be used here: no board configured; write machine"
+    ):
+        backends.ready("spinnaker")
     (home / ".spynnaker.cfg").write_text("[Machine]\nmachine_name = near\nversion = 5\n")
     assert backends.available()["spinnaker"].usable
     monkeypatch.setattr(backends, "find_spec", lambda m: None if m == "spynnaker" else found(m))

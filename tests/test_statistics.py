@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -247,6 +249,14 @@ def test_the_interval_over_runs_covers_where_one_over_episodes_does_not() -> Non
     assert (got.n, got.method) == (100, "bootstrap over runs and episodes")
 
 
+def test_episodes_are_drawn_within_runs() -> None:
+    # All runs are alike, so whichever are drawn say the same: what is left is of the episodes.
+    runs = [[0.0, 100.0] * 10] * 8
+    got = over_runs(runs, lambda found: float(found.mean()))
+    half = 1.96 * 50 / np.sqrt(160)
+    assert np.allclose([got.low, got.high], [50 - half, 50 + half], atol=1.0)
+
+
 def test_runs_may_be_of_different_length_and_one_alone_is_said_to_be() -> None:
     got = over_runs([[1.0, 2.0, 3.0]])
     assert (got.value, got.method) == (2.0, "bootstrap over episodes of a run")
@@ -317,3 +327,61 @@ def test_exact_sign_flips_are_scipys() -> None:
         (ours - theirs,), np.mean, permutation_type="samples", n_resamples=np.inf
     )
     assert paired(ours, theirs).p_value == pytest.approx(wanted.pvalue)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("call", "where"),
+    [
+        (lambda x: share([1, 0, x]), "the values .* 1 of 3 .* at index 2"),
+        (lambda x: share([1, 0, x], [0, 0, 1]), "at index 2"),
+        (lambda x: mean([x, 1.0, x]), "2 of 3 are not.* at index 0"),
+        (lambda x: mean([x]), "1 of 1"),
+        (lambda x: iqm([x, 1, 2, 3]), "1 of 4"),
+        (lambda x: optimality_gap([1, x], 2), "at index 1"),
+        (lambda x: optimality_gap([1, 2], x), "target must be a finite number"),
+        (lambda x: paired([1, 2, 3, x, 5, 6], [1, 2, 2, 3, 4, 4]), "the first values.* index 3"),
+        (lambda x: paired([1, 2], [1, x]), "the second values .* at index 1"),
+        (lambda x: over_runs([[2, 3], [1, x]]), "run 1 must be .* 1 of 2 .* at index 1"),
+        (lambda x: over_runs({"a": [[1.0]], "b": [[x]]}), "run 0 of task b must be"),
+        (lambda x: improvement([x, 500], [1, 2]), "scores of the first must be .* index 0"),
+        (lambda x: improvement({"a": [1]}, {"a": [x]}), "scores of the second of task a must"),
+        (lambda x: profile([[1.0], [x]], [0.0]), "run 1 must be"),
+        (lambda x: profile([[1.0], [2.0]], [0.0, x]), "the thresholds must be .* at index 1"),
+    ],
+)
+def test_values_that_are_not_finite_are_refused_with_their_place(
+    call: Callable[[float], object], where: str, odd: float
+) -> None:
+    with pytest.raises(SpikerlError, match=where) as caught:
+        call(odd)
+    assert str(odd) in str(caught.value)
+
+
+@pytest.mark.parametrize("groups", [[0, 1], [], [[0], [0], [1]], 0])
+def test_groups_that_are_not_as_many_as_the_values_are_refused(groups: object) -> None:
+    for measure in (mean, share):
+        with pytest.raises(SpikerlError, match=r"a group for each of the 3 values, found groups"):
+            measure([1, 0, 1], groups=groups)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: iqm([]),
+        lambda: optimality_gap([], 1.0),
+        lambda: paired([], []),
+        lambda: over_runs({"a": []}),
+        lambda: improvement([1.0], []),
+        lambda: profile([], [1.0]),
+        lambda: profile([[1.0], [2.0]], []),
+    ],
+)
+def test_nothing_is_never_something(call: Callable[[], object]) -> None:
+    with pytest.raises(SpikerlError, match="found no"):
+        call()
+
+
+def test_values_in_rows_and_columns_are_refused() -> None:
+    with pytest.raises(SpikerlError, match=r"a row of values .*, found shape \(2, 2\)"):
+        mean([[1, 2], [3, 4]])

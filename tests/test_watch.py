@@ -134,7 +134,12 @@ class Undrawn(Blind):
         ({}, {"env": "Nothing-v0"}, "Nothing-v0 cannot be made"),
         ({}, {"env": "CartPole-v1"}, r"(?s)observation has shape \(4,\).*actions are Discrete\(2"),
         ({}, {"backend": "abacus"}, "there is no back end 'abacus'"),
-        ({}, {"episodes": 0, "last": 0, "steps": 0}, "episodes must be .*; last .*; steps"),
+        ({}, {"episodes": 0, "last": 0, "steps": 0}, "(?s)episodes must be .*last .*steps"),
+        (
+            {},
+            {"backend": "abacus", "sim_steps": 0, "seed": -1, "episodes": 0},
+            "(?s)episodes must be .*seed must be .*sim_steps must be .*no back end 'abacus'",
+        ),
     ],
 )
 def test_what_cannot_be_watched_is_refused(

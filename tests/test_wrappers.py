@@ -294,6 +294,8 @@ def test_frames_that_are_never_drawn_are_refused() -> None:
     [
         ({"encoder": "morse"}, "there are constant, poisson, equidistant, latency, population"),
         ({"sim_steps": 0}, "sim_steps must be a whole number >= 1, found 0"),
+        ({"encoder_kwargs": [1]}, r"encoder_kwargs is \[1\]; wanted a mapping"),
+        ({"encoder": ["poisson"]}, r"encoder is \['poisson'\]; there are constant"),
         ({"encoder_kwargs": {"size": 1}}, "encoder_kwargs of 'poisson'"),
         ({"encoder_kwargs": {"scale": -1.0}}, "scale must be finite and > 0"),
     ],

@@ -142,6 +142,18 @@ def get(name: str) -> Backend:
     return load(name, target)
 
 
+def ready(name: str) -> Backend:
+    """The back end of this name, if a network can run on it here: a board it needs is there too.
+
+    Raises BackendError as get() does, and for what the machine lacks besides. Whoever passes the
+    back end options that may name a board calls get(), and compile() says what is wrong.
+    """
+    backend = get(name)
+    if name in TABLE and not (state := _state(name, TABLE[name])).usable:
+        raise BackendError(f"back end {name!r} cannot be used here: {state}")
+    return backend
+
+
 def capabilities(name: str) -> Capabilities | None:
     """What a back end declares; None where its code cannot even be loaded here."""
     target = _target(name)

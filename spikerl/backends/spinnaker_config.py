@@ -107,11 +107,15 @@ def board(config: str | os.PathLike[str] | None = None) -> Board:
 
 
 def missing() -> str:
-    """Why no board can be used, in a few words; "" if one is configured."""
+    """Why no board can be used, and what to do, in a line; "" if one is configured."""
     try:
         board()
     except BackendError as error:
-        return str(error).partition(":")[0]
+        return (
+            f"{str(error).partition(':')[0]}; write machine_name and version of one under "
+            f"[Machine] in ~/.{NAME}, or predict its decisions with "
+            "spikerl.backends.spinnaker.dry_run()"
+        )
     return ""
 
 

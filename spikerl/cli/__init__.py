@@ -15,7 +15,7 @@ import typer
 from spikerl import __version__
 from spikerl.cli import bench, convert, evaluate, experiment, soak, watch
 from spikerl.cli.console import err, note
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, one_line
 
 app = typer.Typer(
     help="Spiking neural networks as reinforcement-learning agents.",
@@ -42,8 +42,9 @@ def main() -> None:
     try:
         app()
     except SpikerlError as error:
-        line = str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
-        err.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(
+            f"error: {one_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 

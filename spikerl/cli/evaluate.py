@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from spikerl.cli.console import (
     print_json,
     progress_bar,
 )
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, problems_of, refuse
 
 USUAL = "cmos45-float32"  # where the original has a price too
 
@@ -47,14 +48,26 @@ def evaluate(
 ) -> None:
     """Run the original and the spiking agent on the same seeds, side by side."""
     from spikerl import backends, energy
-    from spikerl.agent import SpikingAgent
+    from spikerl.agent import SpikingAgent, checked_seed, checked_whole
     from spikerl.conversion import convert as to_agent
+    from spikerl.conversion.checkpoints import checkpoint_file
+    from spikerl.conversion.environments import todays_id
     from spikerl.metrics import error_unit
 
-    where = backends.get(backend)  # refuse an unknown one before the work begins
-    places = [energy.hardware(name).name for name in (USUAL, *(hardware or ()))]
+    # what can be known is refused before the work begins
+    problems = checked_whole("episodes", episodes) + checked_seed(seed)
+    problems += [] if sim_steps is None else checked_whole("sim_steps", sim_steps)
     if agent is not None and vecnormalize is not None:
-        raise SpikerlError("--vecnormalize is for converting; a saved --agent has its statistics")
+        problems.append("--vecnormalize is for converting; a saved --agent has its statistics")
+    elif agent is not None and not agent.exists():
+        problems.append(f"there is no file {agent}")
+    asked = hardware or []
+    checks: list[Callable[[], Any]] = [lambda: checkpoint_file(source)]
+    checks += [] if env is None else [lambda: todays_id(env)]
+    checks += [lambda name=name: energy.hardware(name) for name in asked]  # type: ignore[misc]
+    checks.append(lambda: backends.ready(backend))
+    refuse("this cannot be run", [*problems, *problems_of(*checks)])
+    where, places = backends.get(backend), [USUAL, *asked]
     model, make_env, algorithm = origin(source, env)
     if make_env is None:
         raise SpikerlError(f"{source} does not say which environment it is for; pass --env")

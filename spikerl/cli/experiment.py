@@ -29,7 +29,7 @@ def experiment(
 ) -> None:
     """Measure agents x conversions x back ends x steps x seeds; go on where a run stopped."""
     from spikerl.agent import checked_whole
-    from spikerl.experiment import Table, cells_of, default_path, read_grid
+    from spikerl.experiment import Table, default_path, read_cells
     from spikerl.page import check_installed
 
     if problems := checked_whole("workers", workers):
@@ -40,9 +40,8 @@ def experiment(
         raise SpikerlError("clusters of Ray are not supported; wanted a Dask scheduler, tcp://...")
     if report is not None:
         check_installed()
-    grid = read_grid(file)
     with err.status("checking"):
-        cells = cells_of(grid, here=scheduler is None)
+        cells = read_cells(file, here=scheduler is None)
     path = output or default_path(file)
     with Table(path) as table:
         if check:

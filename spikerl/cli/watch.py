@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from spikerl.cli.console import EnvId, Json, out, print_json, progress_bar
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, listed, problems_of, refuse
 
 
 def watch(
@@ -36,16 +36,16 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Write videos of an agent acting, with a raster of its spikes beside the frame."""
-    _refuse_missing()
     from spikerl import backends
-    from spikerl.agent import SpikingAgent, checked_whole
+    from spikerl.agent import SpikingAgent, checked_seed, checked_whole
     from spikerl.hardware import HardwarePolicy
 
-    backends.get(backend)  # refuse an unknown one before the work begins
+    # what can be known is refused before the work begins
     problems = checked_whole("episodes", episodes) + checked_whole("last", last)
-    problems += checked_whole("steps", steps)
-    if problems:
-        raise SpikerlError("; ".join(problems))
+    problems += checked_whole("steps", steps) + checked_seed(seed)
+    problems += [] if sim_steps is None else checked_whole("sim_steps", sim_steps)
+    problems += problems_of(lambda: _refuse_missing(), lambda: backends.ready(backend))
+    refuse("this cannot be watched", problems)
     spiking = SpikingAgent.load(agent)
     make = _maker(spiking, agent, env)
     played = []

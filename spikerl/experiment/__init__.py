@@ -1,6 +1,6 @@
 """Experiments: one file names agents, conversions, back ends, steps and seeds; one table results.
 
-    cells = cells_of(read_grid("grid.yml"))
+    cells = read_cells("grid.yml")
     with Table("grid.csv") as table:
         outcome = run_cells(cells, table, Alone("grid.agents"))
 
@@ -8,7 +8,7 @@ Imports neither torch nor SB3 before a grid is read.
 """
 
 from spikerl.experiment.cell import Cell, run_cell
-from spikerl.experiment.checks import cells_of
+from spikerl.experiment.checks import cells_of, read_cells
 from spikerl.experiment.cluster import DaskCluster
 from spikerl.experiment.columns import COLUMNS, WHEN_AND_WHERE, Row, results
 from spikerl.experiment.crew import Alone, Crew, Processes
@@ -31,6 +31,7 @@ __all__ = [
     "cells_of",
     "default_path",
     "make_grid",
+    "read_cells",
     "read_grid",
     "results",
     "run_cell",

@@ -23,7 +23,7 @@ from typing import Any
 
 from spikerl import __version__, backends
 from spikerl.agent import SpikingAgent
-from spikerl.errors import FileFormatError, SpikerlError
+from spikerl.errors import FileFormatError, SpikerlError, one_line
 from spikerl.evaluation import Evaluation, evaluate
 from spikerl.experiment.columns import VERSION, Row, made_row
 from spikerl.experiment.grid import AgentEntry, BackendEntry, ConversionEntry
@@ -98,7 +98,7 @@ def run_cell(cell: Cell, folder: str, worker: str = "here") -> Row:
             row |= _measured(cell, Path(folder))
     except Exception as error:  # a simulator may raise anything; the other cells go on
         kind = "" if isinstance(error, SpikerlError) else f"{type(error).__name__}: "
-        row |= {"status": "failed", "error": f"{kind}{error}".replace("\n  - ", "; ")}
+        row |= {"status": "failed", "error": f"{kind}{one_line(error)}"}
     return made_row(
         {
             **row,

@@ -6,17 +6,52 @@ Imports grid, cell and the registry; SB3 and torch late.
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
+from dataclasses import dataclass, fields
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from spikerl import backends
 from spikerl.backends.base import capability_problems
-from spikerl.errors import ConversionError, SpikerlError, listed
+from spikerl.errors import ConversionError, SpikerlError, listed, one_line
 from spikerl.experiment.cell import Cell
-from spikerl.experiment.grid import AgentEntry, BackendEntry, ConversionEntry, Grid
+from spikerl.experiment.grid import (
+    AgentEntry,
+    BackendEntry,
+    ConversionEntry,
+    Grid,
+    read_data,
+    understood,
+)
 from spikerl.network import Dense, SpikingNetwork
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A checkpoint that was looked into.
+
+    origin: see Cell; steps, network: of one that spikes already, else None.
+    """
+
+    origin: dict[str, Any]
+    steps: int | None
+    network: SpikingNetwork | None
+
+
+def read_cells(path: str | os.PathLike[str], *, here: bool = True) -> tuple[Cell, ...]:
+    """Every cell of the grid in a YAML file; see read_grid() and cells_of().
+
+    Raises SpikerlError with all that is wrong with the file and, as far as it is understood, with
+    what it names.
+    """
+    grid, problems = understood(read_data(path), Path(path).parent)
+    named, trained = _looked_at(grid, here)
+    if problems:
+        raise SpikerlError(listed(f"{os.fspath(path)} cannot be used", [*problems, *named]))
+    return _cells(grid, named, trained)
 
 
 def cells_of(grid: Grid, *, here: bool = True) -> tuple[Cell, ...]:
@@ -25,25 +60,40 @@ def cells_of(grid: Grid, *, here: bool = True) -> tuple[Cell, ...]:
     here: the cells run on this machine, so the back ends must be usable here.
     Raises SpikerlError with all that would go wrong: files that are no checkpoints, environments
     that are not there, settings convert() refuses, back ends that are missing or cannot run what a
-    conversion makes.
+    conversion makes, steps and settings that an agent which spikes already does not have.
     """
+    return _cells(grid, *_looked_at(grid, here))
+
+
+def _looked_at(grid: Grid, here: bool) -> tuple[list[str], list[_Trained]]:
+    """What is wrong with what a grid names, and its agents: all, if nothing is."""
     problems: list[str] = []
-    origins = [_origin(agent, problems) for agent in grid.agents]
+    trained = [found for agent in grid.agents if (found := _trained(agent, problems)) is not None]
     for conversion in grid.conversions:
         problems += _argument_problems(conversion, grid)
     for backend in grid.backends:
         problems += _backend_problems(backend, here)
-    if not problems and not all(origin["spiking"] for origin in origins):
+    if problems:  # what follows from them is not said too
+        return problems, trained
+    for agent, found in zip(grid.agents, trained, strict=True):
+        problems += _spiking_problems(agent, found, grid)
+    if not all(found.steps for found in trained):
         for conversion, backend in product(grid.conversions, grid.backends):
             problems += _pair_problems(conversion, backend)
+    return problems, trained
+
+
+def _cells(grid: Grid, problems: list[str], trained: list[_Trained]) -> tuple[Cell, ...]:
+    from spikerl.conversion import STEPS
+
     if problems:
         raise SpikerlError(listed("this experiment cannot be run", problems))
     cells = tuple(
-        Cell(agent, conversion, backend, steps, seed, grid.episodes, origin)
-        for (agent, origin), conversion, steps, seed, backend in product(
-            zip(grid.agents, origins, strict=True),
+        Cell(agent, conversion, backend, steps, seed, grid.episodes, found.origin)
+        for agent, found in zip(grid.agents, trained, strict=True)
+        for conversion, steps, seed, backend in product(
             grid.conversions,
-            grid.sim_steps,
+            grid.sim_steps or (found.steps or STEPS,),
             grid.seeds,
             grid.backends,
         )
@@ -58,14 +108,17 @@ def cells_of(grid: Grid, *, here: bool = True) -> tuple[Cell, ...]:
     return cells
 
 
-def _origin(agent: AgentEntry, problems: list[str]) -> dict[str, Any]:
+def _trained(agent: AgentEntry, problems: list[str]) -> _Trained | None:
     """What a checkpoint's files say; a problem where they cannot be used."""
+    from spikerl.conversion.algorithms import plain_stack
     from spikerl.conversion.checkpoints import load_checkpoint
     from spikerl.conversion.environments import maker, todays_id
+    from spikerl.conversion.export import exported
 
     try:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = load_checkpoint(agent.source)
+            model = checkpoint.model
             name = agent.env or checkpoint.env_id
             if name is None:
                 raise SpikerlError(
@@ -75,28 +128,72 @@ def _origin(agent: AgentEntry, problems: list[str]) -> dict[str, Any]:
             wrappers = () if agent.env else checkpoint.wrappers
             with maker(todays_id(name), kwargs, wrappers)() as env:
                 space = env.action_space
-            if space != checkpoint.model.action_space:
+            if space != model.action_space:
                 raise SpikerlError(
                     f"{name} has the actions {space}, {agent.source} was trained for "
-                    f"{checkpoint.model.action_space}"
+                    f"{model.action_space}"
                 )
             environment = todays_id(name)
+            stack = plain_stack(model.policy, model.observation_space, model.action_space, 0.0)
+            spikes = stack.layers[0].spikes
+            network = None if spikes is None else exported(stack).network
         statistics = agent.vecnormalize or checkpoint.vecnormalize
         digest = None
         if statistics is not None:
             digest = hashlib.sha256(Path(statistics).read_bytes()).hexdigest()
     except (SpikerlError, OSError) as error:
-        problems.append(f"agent {agent.name}: {error}".replace("\n  - ", "; "))
-        return {"spiking": False}
-    return {
+        problems.append(f"agent {agent.name}: {one_line(error)}")
+        return None
+    origin = {
         "sha256": checkpoint.details["sha256"],
         "vecnormalize": digest,
         "algorithm": checkpoint.details["algorithm"],
         "environment": environment,
         "env_kwargs": {key: repr(value) for key, value in kwargs.items()},
         "wrappers": [repr(wrapper) for wrapper in wrappers],
-        "spiking": type(checkpoint.model.policy).__module__.startswith("spikerl."),
+        "spiking": spikes is not None,
     }
+    return _Trained(origin, None if spikes is None else spikes.sim_steps, network)
+
+
+def _spiking_problems(agent: AgentEntry, found: _Trained, grid: Grid) -> list[str]:
+    """What a grid asks of an agent that spikes already, and is exported as it is."""
+    if found.steps is None or found.network is None:
+        return []
+    where = f"agent {agent.name} spikes already"
+    other = [n for n in grid.sim_steps or () if n != found.steps]
+    problems = []
+    if other:
+        problems.append(
+            f"{where} and was trained with sim_steps {found.steps}, found "
+            f"{', '.join(map(str, other))}: leave sim_steps out, or give it a file of its own"
+        )
+    asked: dict[str, None] = {}
+    for conversion, backend in product(grid.conversions, grid.backends):
+        name = backend.name if conversion.settings.get("target") == "backend" else None
+        for setting in _chosen({**conversion.settings, **({"target": name} if name else {})}):
+            on = f" on back end {backend.label!r}" if name else ""
+            asked[f"conversion {conversion.name!r}{on} asks for {setting}"] = None
+    problems += [f"{where} and is exported as it is, but {entry}" for entry in asked]
+    for backend in grid.backends:
+        can = None if backend.python is not None else backends.capabilities(backend.name)
+        for problem in [] if can is None else capability_problems(can, found.network):
+            problems.append(f"{where} and cannot run on back end {backend.label!r}: {problem}")
+    return problems
+
+
+def _chosen(settings: dict[str, Any]) -> list[str]:
+    """Settings that shape a network and are others than convert()'s usual ones."""
+    from spikerl import conversion
+    from spikerl.conversion.build import Recipe
+
+    arguments = signature(conversion.convert).parameters
+    usual = {name: entry.default for name, entry in arguments.items()} | conversion._RULES
+    asked, target = dict(settings), settings.get("target")
+    if target is not None and backends.capabilities(target) is not None:
+        asked |= backends.rules(target)
+    shaping = {entry.name for entry in fields(Recipe)}
+    return [f"{k}={v!r}" for k, v in asked.items() if k in shaping and v != usual[k]]
 
 
 def _argument_problems(conversion: ConversionEntry, grid: Grid) -> list[str]:
@@ -106,7 +203,7 @@ def _argument_problems(conversion: ConversionEntry, grid: Grid) -> list[str]:
     if settings.get("target") == "backend":
         del settings["target"]
     found: dict[str, None] = {}
-    for steps in grid.sim_steps:
+    for steps in (None,) if grid.sim_steps is None else grid.sim_steps:
         try:
             check_arguments(sim_steps=steps, seed=0, **settings)
         except ConversionError as error:
@@ -126,7 +223,8 @@ def _argument_problems(conversion: ConversionEntry, grid: Grid) -> list[str]:
 def _backend_problems(backend: BackendEntry, here: bool) -> list[str]:
     try:
         if backend.python is None and here:
-            backends.get(backend.name)
+            # options may name a board that is not in the settings of this machine
+            (backends.get if backend.options else backends.ready)(backend.name)
         elif backend.python is None:
             backends.capabilities(backend.name)
     except SpikerlError as error:

@@ -78,7 +78,7 @@ class CsvFile(TableFile):
         if names[:2] != ["format", "cell"]:
             raise SpikerlError(f"{self.path} is no result table of spikerl; name another file")
         if names != list(COLUMNS):
-            raise _other_version(self.path, lines[1][0] if len(lines) > 1 else "another")
+            raise _other_columns(self.path, lines[1][0] if len(lines) > 1 else None, names)
         return [self._row(line, number) for number, line in enumerate(lines[1:], start=2)]
 
     def append(self, row: Row, before: Iterable[Row]) -> None:
@@ -130,22 +130,23 @@ class ParquetFile(TableFile):
 
         if not self.path.exists():
             return []
+        # no file system of its own: a name such as a:b is no address
+        data = pyarrow.BufferReader(self.path.read_bytes())
         try:
-            # no file system of its own: a name such as a:b is no address
-            table = parquet.read_table(
-                pyarrow.BufferReader(self.path.read_bytes()),
-                use_threads=False,  # a program that ends while they start is aborted
-            )
-            found: list[Row] = table.to_pylist()
+            schema = parquet.read_schema(data)
+            about = (schema.metadata or {}).get(b"spikerl")
+            if about is None:
+                raise SpikerlError(f"{self.path} is no result table of spikerl; name another file")
+            version = _version_in(about)
+            if version != VERSION:
+                raise _other_version(self.path, version)
+            if schema.names != list(COLUMNS):
+                raise _other_columns(self.path, version, schema.names)
+            # threads: a program that ends while they start is aborted
+            found: list[Row] = parquet.read_table(data, use_threads=False).to_pylist()
         except pyarrow.ArrowException as error:
             told = " ".join(str(error).split())
             raise SpikerlError(f"{self.path} is damaged, or no Parquet: {told}") from None
-        about = (table.schema.metadata or {}).get(b"spikerl")
-        if about is None:
-            raise SpikerlError(f"{self.path} is no result table of spikerl; name another file")
-        version = _version_in(about)
-        if version != VERSION or table.column_names != list(COLUMNS):
-            raise _other_version(self.path, version)
         return [made_row(row) for row in found]
 
     def append(self, row: Row, before: Iterable[Row]) -> None:
@@ -204,4 +205,22 @@ def _other_version(path: Path, version: Any) -> SpikerlError:
     return SpikerlError(
         f"{path} is a result table of format {version}, this spikerl writes format {VERSION}: "
         "name another file, and keep this one for the spikerl that made it"
+    )
+
+
+def _other_columns(path: Path, version: Any, names: list[str]) -> SpikerlError:
+    """What to say of a table with other columns: its version if that differs, else which."""
+    if version is not None and str(version) != str(VERSION):
+        return _other_version(path, version)
+    wanted = list(COLUMNS)
+    differences = {
+        "lacks": [name for name in wanted if name not in names],
+        "has besides": [name for name in names if name not in wanted],
+        "has more than once": sorted({name for name in names if names.count(name) > 1}),
+    }
+    told = [f"{what} {', '.join(map(repr, found))}" for what, found in differences.items() if found]
+    told = told or ["has them in another order"]
+    return SpikerlError(
+        f"the columns of {path} are not those of format {VERSION}: it {'; it '.join(told)}. Was it "
+        "edited? Name another file"
     )

@@ -1,6 +1,6 @@
 """Gymnasium wrappers: observations as spike trains, for one environment and for many.
 
-Imports gymnasium, agent, encoding and preprocessing.
+Imports gymnasium, agent, encoding, preprocessing and arguments.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from spikerl.encoding import ENCODERS, ConstantCurrent, Encoder
 from spikerl.errors import SpikerlError, listed
 from spikerl.network import FloatArray
 from spikerl.preprocessing import Preprocessing, from_space
+from spikerl.wrappers.arguments import plain
 
 _OWN_CHANCE = 0x5B1C  # beside the environment's own stream of the same seed
 
@@ -32,8 +33,12 @@ class _Encoding:
         self, space: spaces.Space[Any], encoder: str, sim_steps: int, options: Mapping[str, Any]
     ) -> None:
         problems = checked_whole("sim_steps", sim_steps)
-        if encoder not in ENCODERS:
+        if not isinstance(encoder, str) or encoder not in ENCODERS:
             problems.append(f"encoder is {encoder!r}; there are {', '.join(ENCODERS)}")
+        if not isinstance(options, Mapping):
+            problems.append(
+                f"encoder_kwargs is {options!r}; wanted a mapping such as {{'scale': 2.0}}"
+            )
         if problems:
             raise SpikerlError(listed("observations cannot be encoded like this", problems))
         self.sim_steps = int(sim_steps)
@@ -84,7 +89,10 @@ class EncodeObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructor
         encoder_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, encoder=encoder, sim_steps=sim_steps, encoder_kwargs=encoder_kwargs
+            self,
+            encoder=encoder,
+            sim_steps=plain(sim_steps),
+            encoder_kwargs=plain(encoder_kwargs),
         )
         gym.ObservationWrapper.__init__(self, env)
         self._encoding = _Encoding(env.observation_space, encoder, sim_steps, encoder_kwargs or {})
@@ -115,7 +123,10 @@ class VectorEncodeObservation(VectorWrapper[Any, Any, Any, Any, Any], RecordCons
         encoder_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, encoder=encoder, sim_steps=sim_steps, encoder_kwargs=encoder_kwargs
+            self,
+            encoder=encoder,
+            sim_steps=plain(sim_steps),
+            encoder_kwargs=plain(encoder_kwargs),
         )
         VectorWrapper.__init__(self, env)
         space = env.single_observation_space

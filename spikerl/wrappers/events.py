@@ -1,6 +1,6 @@
 """Gymnasium wrappers: frames as the events of a camera, for one environment and for many.
 
-Imports gymnasium, agent and errors.
+Imports gymnasium, agent, errors and arguments.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spikerl.agent import checked_whole
 from spikerl.errors import SpikerlError, listed
 from spikerl.network import FloatArray
+from spikerl.wrappers.arguments import plain
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 _SOURCES = ("render", "observation")
@@ -87,10 +88,14 @@ class EventCamera(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
         max_events: int = 8,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, threshold=threshold, shape=shape, source=source, max_events=max_events
+            self,
+            threshold=plain(threshold),
+            shape=plain(shape),
+            source=source,
+            max_events=plain(max_events),
         )
         gym.ObservationWrapper.__init__(self, env)
-        problems = _problems(env, env.observation_space, threshold, source, max_events)
+        problems = _problems(env, env.observation_space, threshold, shape, source, max_events)
         if problems:
             raise SpikerlError(listed("there is nothing for an event camera to see", problems))
         self._source = source
@@ -134,10 +139,16 @@ class VectorEventCamera(VectorWrapper[Any, Any, Any, Any, Any], RecordConstructo
         max_events: int = 8,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, threshold=threshold, shape=shape, source=source, max_events=max_events
+            self,
+            threshold=plain(threshold),
+            shape=plain(shape),
+            source=source,
+            max_events=plain(max_events),
         )
         VectorWrapper.__init__(self, env)
-        problems = _problems(env, env.single_observation_space, threshold, source, max_events)
+        problems = _problems(
+            env, env.single_observation_space, threshold, shape, source, max_events
+        )
         # An environment without the entry is of gymnasium 1.0, where all reset in the next step.
         self._mode = getattr(self.metadata.get("autoreset_mode"), "name", "NEXT_STEP")
         if self._mode == "SAME_STEP" and source == "render":
@@ -209,11 +220,15 @@ def averaged(light: FloatArray, shape: tuple[int, int]) -> FloatArray:
 
 
 def _problems(
-    env: Any, space: spaces.Space[Any], threshold: Any, source: Any, max_events: Any
+    env: Any, space: spaces.Space[Any], threshold: Any, shape: Any, source: Any, max_events: Any
 ) -> list[str]:
     problems = checked_whole("max_events", max_events)
-    if isinstance(threshold, bool) or not (np.isfinite(threshold) and threshold > 0):
-        problems.append(f"threshold must be > 0, found {threshold!r}")
+    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
+    if not (number and np.isfinite(threshold) and threshold > 0):
+        problems.append(f"threshold must be > 0, a finite number, found {threshold!r}")
+    pair = isinstance(shape, (tuple, list, np.ndarray)) and len(shape) == 2
+    if shape is not None and not (pair and not any(checked_whole("", n) for n in shape)):
+        problems.append(f"shape is {shape!r}; wanted None or two whole numbers >= 1, (H, W)")
     if source not in _SOURCES:
         problems.append(f"source is {source!r}; wanted 'render' or 'observation'")
     elif source == "render" and env.render_mode != "rgb_array":

@@ -1,6 +1,6 @@
 """KeepEntries: a Gymnasium wrapper that hides all but some numbers of an observation.
 
-Imports gymnasium and errors.
+Imports gymnasium, agent, errors and arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from spikerl.agent import checked_whole
 from spikerl.errors import SpikerlError
+from spikerl.wrappers.arguments import plain
 
 
 class KeepEntries(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -26,16 +28,15 @@ class KeepEntries(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], entries: Sequence[int]) -> None:
-        RecordConstructorArgs.__init__(self, entries=entries)
+        RecordConstructorArgs.__init__(self, entries=plain(entries))
         gym.ObservationWrapper.__init__(self, env)
         space = env.observation_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise SpikerlError(f"entries are kept of a Box [n], found {space}")
-        found = [int(i) for i in entries]
-        if not found or not all(0 <= i < space.shape[0] for i in found):
-            raise SpikerlError(
-                f"entries is {list(entries)}; wanted some of 0 to {space.shape[0] - 1}"
-            )
+        found, last = plain(entries), space.shape[0] - 1
+        whole = isinstance(found, list) and not any(checked_whole("", i, least=0) for i in found)
+        if not whole or not found or max(found) > last:
+            raise SpikerlError(f"entries is {entries!r}; wanted some of 0 to {last}, in a list")
         self._entries = np.array(found)
         low, high = space.low[self._entries], space.high[self._entries]
         self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from spikerl import backends
 from spikerl.agent import checked_seed, checked_whole
-from spikerl.errors import SpikerlError
+from spikerl.errors import problems_of, refuse
 from spikerl.testing.soak import deaths, decisions, files, tables
 from spikerl.testing.soak.trial import Trial
 
@@ -47,11 +47,9 @@ def soak(
     Raises SpikerlError for a back end that cannot be used here, before anything runs.
     """
     problems = checked_whole("decisions", decisions_each) + checked_seed(seed)
-    if problems:
-        raise SpikerlError("; ".join(problems))
+    problems += problems_of(*(lambda n=n: backends.ready(n) for n in names or ()))
+    refuse("the soak cannot be run", problems)
     names = usable() if names is None else list(names)
-    for name in names:
-        backends.get(name)
     some = max(4, min(2_000, decisions_each // 50))  # damages, rows and moments
     with tempfile.TemporaryDirectory(prefix="spikerl-soak-") as folder:
         place = Path(folder)
