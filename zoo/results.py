@@ -90,7 +90,9 @@ measured.
 SOAK = """
 ## Soak
 
-`spikerl soak --json`: memory and time per decision at the start and the end, and what held.
+`spikerl soak --json`: memory and time per decision at the start and the end, and what held. The
+machine was shared with training runs that came and went, which the times show. `loihi:float` and
+`pynn:nest` were not run to their end.
 """
 
 
