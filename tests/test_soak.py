@@ -30,7 +30,7 @@ def test_the_command_prints_what_held() -> None:
     ]
     assert not [trial["wrong"] for trial in trials.values() if trial["wrong"]]
     cpu = trials["decisions on cpu"]
-    assert cpu["count"] == 60
+    assert cpu["count"] == 600
     for figures in (cpu["start"], cpu["end"]):
         assert figures["MiB"] > 10
         assert figures["us"] > 1

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import results
-import rl_zoo3.import_envs  # noqa: F401  # registers those without velocities
+import rl_zoo3
+import rl_zoo3.import_envs  # registers those without velocities
 import torch
+import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -40,7 +42,7 @@ def train(run: dict, logs: Path) -> dict:
     command = [sys.executable, *script, "--algo", algo, "--env", env, "-f", str(folder)]
     command += ["--seed", str(run["seed"]), "-n", str(run["n"]), "--eval-freq", "-1"]
     command += ["--num-threads", "1", "--verbose", "0"]
-    if spiking:
+    if spiking or not in_rl_zoo(algo, env):
         command += ["--conf-file", str(HERE / f"{algo}.yml"), "--gym-packages", "spikerl"]
     if run["changes"]:
         command += ["--hyperparams", *run["changes"]]
@@ -51,6 +53,12 @@ def train(run: dict, logs: Path) -> dict:
     found = returns(algo, env, trained)
     versions = {name: version(name) for name in PACKAGES}
     return {**run, "seconds": seconds, "returns": found, "versions": versions}
+
+
+def in_rl_zoo(algo: str, env: str) -> bool:
+    """Whether rl_zoo3 has settings of its own; where not, zoo/ALGO.yml's are to be changed."""
+    path = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+    return path.exists() and env in yaml.safe_load(path.read_text("utf-8"))
 
 
 def returns(algo: str, env: str, trained: Path, episodes: int = 30) -> list[float]:

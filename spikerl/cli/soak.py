@@ -12,7 +12,9 @@ from spikerl.cli.console import Json, Seed, err, out, print_json
 
 
 def soak(
-    decisions: Annotated[int, typer.Option(help="On each back end.")] = 100_000,
+    decisions: Annotated[
+        int, typer.Option(help="On each back end, ten times as many on cpu.")
+    ] = 100_000,
     backend: Annotated[
         list[str] | None, typer.Option(help="Only this one; repeat it for several.")
     ] = None,

@@ -222,9 +222,9 @@ def check_arguments(**arguments: Any) -> None:
     _checked(values["rules"], **_settings(values))
 
 
-def argument_names() -> tuple[str, ...]:
+def usual_arguments() -> dict[str, Any]:
     """Every setting and rule convert() knows by name, but for where it gets observations."""
-    return (*_settings(), *_RULES)
+    return {**_settings(), **_RULES}
 
 
 def _settings(values: dict[str, Any] | None = None) -> dict[str, Any]:

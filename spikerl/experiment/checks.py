@@ -9,7 +9,6 @@ import hashlib
 import os
 import warnings
 from dataclasses import dataclass, fields
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -184,11 +183,10 @@ def _spiking_problems(agent: AgentEntry, found: _Trained, grid: Grid) -> list[st
 
 def _chosen(settings: dict[str, Any]) -> list[str]:
     """Settings that shape a network and are others than convert()'s usual ones."""
-    from spikerl import conversion
+    from spikerl.conversion import usual_arguments
     from spikerl.conversion.build import Recipe
 
-    arguments = signature(conversion.convert).parameters
-    usual = {name: entry.default for name, entry in arguments.items()} | conversion._RULES
+    usual = usual_arguments()
     asked, target = dict(settings), settings.get("target")
     if target is not None and backends.capabilities(target) is not None:
         asked |= backends.rules(target)

@@ -108,9 +108,9 @@ def understood(data: Mapping[Any, Any], folder: Path) -> tuple[Grid, list[str]]:
 
     Where something is wrong, the grid is only good for looking at what it names.
     """
-    from spikerl.conversion import argument_names
+    from spikerl.conversion import usual_arguments
 
-    known = [name for name in argument_names() if name not in _ELSEWHERE]
+    known = [name for name in usual_arguments() if name not in _ELSEWHERE]
     problems = unknown_keys(data, _TOP, "the file")
     if not _several(data.get("agents")):
         problems.append("agents is missing: a list of checkpoints, at least one")

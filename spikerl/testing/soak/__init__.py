@@ -21,6 +21,8 @@ from spikerl.testing.soak.trial import Trial
 
 __all__ = ["Trial", "soak", "usable"]
 
+LONGER = {"cpu": 10}  # what most agents run on decides this many times as often
+
 
 def usable() -> list[str]:
     """The back ends of this machine that simulate: no board, and not one that is missing."""
@@ -41,7 +43,7 @@ def soak(
 ) -> Iterator[Trial]:
     """Every trial as it is finished; one that fails does not stop the others.
 
-    decisions_each: of every back end, and what the other trials scale with.
+    decisions_each: of every back end (ten times as many of cpu), and what other trials scale with.
     names:          of back ends; None: all that are usable here.
     on_trial:       called with what begins.
     Raises SpikerlError for a back end that cannot be used here, before anything runs.
@@ -54,7 +56,10 @@ def soak(
     with tempfile.TemporaryDirectory(prefix="spikerl-soak-") as folder:
         place = Path(folder)
         trials: list[tuple[str, Callable[[], Trial]]] = [
-            (f"decisions on {n}", lambda n=n: decisions.trial(n, decisions_each, seed))  # type: ignore[misc]
+            (
+                f"decisions on {n}",
+                lambda n=n: decisions.trial(n, decisions_each * LONGER.get(n, 1), seed),  # type: ignore[misc]
+            )
             for n in names
         ]
         trials += [
