@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from spikerl.energy import nano
@@ -173,8 +174,10 @@ def _ratio(value: float | None) -> str:
 
 def backends(states: Mapping[str, BackendState], can: Mapping[str, Capabilities | None]) -> Table:
     """What every back end can do; what it lacks here is said below, where there is room."""
-    table = Table()
-    for heading in ("back end", "here", "exact", "reset", "delay", "batches", "keeps state"):
+    # 80 columns are all that some terminals have.
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    headings = ("back end", "here", "exact", "reset", "delay", "batches", "keeps\nstate")
+    for heading in headings:
         table.add_column(heading, no_wrap=True)
     for name, state in states.items():
         c = can[name]
@@ -182,14 +185,19 @@ def backends(states: Mapping[str, BackendState], can: Mapping[str, Capabilities 
         if c is None:
             table.add_row(name, usable)
             continue
-        highest = "any" if c.max_delay_steps is None else str(c.max_delay_steps)
         table.add_row(
             name,
             usable,
             c.exactness,
             ", ".join(sorted(c.resets)),
-            highest if highest == str(c.min_delay_steps) else f"{c.min_delay_steps} to {highest}",
+            _delays(c.min_delay_steps, c.max_delay_steps),
             c.batching,
             "yes" if c.keeps_state else "no",
         )
     return table
+
+
+def _delays(low: int, high: int | None) -> str:
+    if high is None:
+        return f"≥ {low}" if low else "any"
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -23,13 +23,13 @@ ROOT = Path(__file__).parent.parent
 AGENT = ROOT / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: Any, columns: int = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "spikerl", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "COLUMNS": "120"},
+        env={**os.environ, "COLUMNS": str(columns)},
     )
 
 
@@ -113,6 +113,13 @@ def test_backends_are_listed_with_what_they_can_do() -> None:
         assert name in table.stdout
         assert json.loads(machine.stdout)[name]["usable"]
     assert json.loads(machine.stdout)["cpu"]["capabilities"]["exactness"] == "potentials"
+
+
+def test_a_narrow_terminal_shows_all_that_back_ends_can_do() -> None:
+    shown = run("backends", columns=80).stdout
+    assert "…" not in shown
+    assert "nest:iaf_psc_delta" in shown
+    assert "potentials" in shown
 
 
 def test_bench_prints_ratios() -> None:
