@@ -335,9 +335,34 @@ def test_what_cannot_be_a_policy_is_refused(kwargs: dict[str, Any], message: str
         model("dqn", 0, **kwargs)
 
 
-def test_gsde_is_refused_where_its_noise_would_come_from_spikes() -> None:
-    with pytest.raises(SpikerlError, match="use_sde=True draws its noise"):
-        sb3.SAC(SpikingSACPolicy, "Pendulum-v1", use_sde=True)
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"clip_mean": 0.0},
+        {"clip_mean": 0.3, "use_expln": True, "log_std_init": -2.0},
+        {"encoder": "population", "readout": "population"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["sac", "tqc"])
+def test_gsde_explores_beside_the_spikes(kind: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    algorithm, policy, env, _ = KINDS[kind]
+    kwargs = {"sim_steps": 4, "net_arch": [24, 16], **kwargs}
+    made = algorithm(policy, env, seed=0, use_sde=True, policy_kwargs=kwargs, **REPLAY)  # type: ignore[call-arg]
+    spread = made.policy.actor.latent_sde[0].weight.detach().clone()
+    made.learn(200)
+    assert not torch.equal(made.policy.actor.latent_sde[0].weight, spread)
+    rows = 2 * rows_of(made)
+    theirs = made.predict(rows, deterministic=True)[0]
+    noisy = made.predict(rows, deterministic=False)[0]
+    assert not np.allclose(noisy, theirs, atol=1e-3)
+    made.save(tmp_path / "gsde.zip")
+    again = algorithm.load(tmp_path / "gsde.zip")
+    np.testing.assert_array_equal(again.predict(rows, deterministic=True)[0], theirs)
+    agent = spikerl.convert(made, observations=rows)
+    for backend in ("cpu", "reference"):
+        with HardwarePolicy(agent, backend) as deployed:
+            assert_same_actions(deployed.predict(rows)[0], theirs)
 
 
 def test_layers_in_front_of_the_spikes_are_refused() -> None:

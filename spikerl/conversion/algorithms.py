@@ -146,16 +146,12 @@ def _joins(name: str, module: nn.Module) -> bool:
 
 
 def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
-    beside = isinstance(actor, SpreadBeside)
     chain = [
         ("actor.features_extractor", actor.features_extractor),
         ("actor.latent_pi", actor.latent_pi),
     ]
-    if beside:
-        chain.append(("actor.mu", actor.mu))
-        head = _box_head(space, squash="tanh", noise="unknown")
-        return _stack(chain, actor.observation_space, head, actor.mu)
-    if not actor.use_sde:
+    beside = isinstance(actor, SpreadBeside)
+    if not beside and not actor.use_sde:
         seen = actor.observation_space
         mean = _layers([*chain, ("actor.mu", actor.mu)], seen)
         spread = _layers([*chain, ("actor.log_std", actor.log_std)], seen)
@@ -173,7 +169,7 @@ def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
         mu = mu[0]
     head = _box_head(space, squash="tanh", noise="unknown", mean_limit=limit)
     chain.append(("actor.mu.0" if limit else "actor.mu", mu))
-    return _stack(chain, actor.observation_space, head)
+    return _stack(chain, actor.observation_space, head, *((mu,) if beside else ()))
 
 
 def _random_search(policy: ARSPolicy, space: spaces.Space[Any]) -> PlainStack:

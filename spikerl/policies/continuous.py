@@ -14,7 +14,6 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
-from spikerl.errors import SpikerlError
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.keywords import SpikingKeywords, judge_in_batches
 
@@ -23,13 +22,16 @@ class SpreadBeside:
     """Actors whose log standard deviation comes from a network of its own, not through spikes.
 
     As in PopSAN (Tang et al. 2020): it is needed for exploration only, and stays behind when the
-    spiking network is deployed.
+    spiking network is deployed. Under gSDE (Raffin et al. 2021) the noise is a linear function of
+    that network's last hidden layer, where SB3 takes the actor's own.
     """
 
     def get_action_dist_params(self: Any, obs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Mean and log standard deviation of the action before tanh."""
+        """Mean and log standard deviation of the action before tanh; what gSDE's noise is of."""
         features = self.extract_features(obs, self.features_extractor)
         mean = self.mu(self.latent_pi(features))
+        if self.use_sde:
+            return mean, self.log_std, {"latent_sde": self.latent_sde(features)}
         log_std = torch.clamp(self.log_std(features), LOG_STD_MIN, LOG_STD_MAX)
         return mean, log_std, {}
 
@@ -69,18 +71,21 @@ class _Gaussian(_Continuous):
     actor_class: type[Any]
 
     def make_actor(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        if self.actor_kwargs["use_sde"]:
-            raise SpikerlError(
-                "use_sde=True draws its noise from the hidden layer, which spikes: leave it out"
-            )
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         actor = self.actor_class(**kwargs)
-        n_actions = actor.mu.out_features
+        clipped = isinstance(actor.mu, nn.Sequential)  # under gSDE, unless clip_mean is 0
+        last: Any = actor.mu[0] if clipped else actor.mu
+        n_actions = last.out_features
         arch = (actor.features_dim, actor.net_arch, actor.features_extractor)
         actor.latent_pi = self._acting(*arch, n_actions)
-        actor.mu = self._read_out(actor.mu)
-        beside = list(actor.net_arch) or [64]
-        actor.log_std = nn.Sequential(*create_mlp(actor.features_dim, n_actions, beside))
+        read_out = self._read_out(last)
+        actor.mu = nn.Sequential(read_out, actor.mu[1]) if clipped else read_out
+        beside = list(actor.net_arch)
+        if actor.use_sde:
+            actor.latent_sde = nn.Sequential(*create_mlp(actor.features_dim, -1, beside))
+        else:
+            beside = beside or [64]
+            actor.log_std = nn.Sequential(*create_mlp(actor.features_dim, n_actions, beside))
         return actor.to(self.device)
 
 
