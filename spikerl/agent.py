@@ -91,11 +91,13 @@ class SpikingAgent:
 
     @property
     def bound_to_steps(self) -> bool:
-        """Whether it was made for just this sim_steps: distilled, fitted, or the first spike."""
+        """Whether it was made for just this sim_steps: trained, fitted, or the first spike."""
         recipe = self.provenance.get("recipe")
-        fitted = isinstance(recipe, Mapping) and recipe.get("penalty") is not None
-        trained = fitted or "distillation" in self.provenance
-        return trained or isinstance(self.decoder.read, FirstSpike)
+        if not isinstance(recipe, Mapping):
+            recipe = {}
+        made = recipe.get("trained") is True or recipe.get("penalty") is not None
+        made = made or "distillation" in self.provenance
+        return made or isinstance(self.decoder.read, FirstSpike)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the agent to one file, atomically: arrays and JSON, no pickle."""

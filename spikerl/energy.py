@@ -210,7 +210,7 @@ def cost(agent: Any, tally: Tally) -> Cost:
     recipe = agent.provenance.get("recipe")
     bits = recipe.get("weight_bits") if isinstance(recipe, Mapping) else None
     return Cost(
-        footprint=footprint(agent.network, weight_bits=bits if isinstance(bits, int) else 32),
+        footprint=footprint(agent.network, weight_bits=32 if bits is None else bits),
         connection_sparsity=connection_sparsity(agent.network),
         activation_sparsity=tally.activation_sparsity(),
         operations=counted,

@@ -28,8 +28,8 @@ class HardwarePolicy:
     backend:   a name from spikerl.backends.available(), or a Backend.
     n_envs:    rows the back end is built for. A stateless agent takes larger batches in pieces.
     seed:      of everything random: encoder, sampling, back end. Same seed, same actions.
-    sim_steps: steps per decision, if not the agent's own; a ConversionWarning says where the
-               read-out was made for just those.
+    sim_steps: steps per decision, if not the agent's own; a ConversionWarning says where network
+               or read-out were made for just those.
     observations: "raw", as the environment returns them, or "normalized", where the environment is
                wrapped in a VecNormalize that has done it.
     isolation: "process" gives the back end a process of its own; one that dies is replaced.
@@ -71,9 +71,8 @@ class HardwarePolicy:
             self.preprocessing = self.preprocessing.without_normalization()
         if self.agent.bound_to_steps and self.sim_steps != self.agent.sim_steps:
             warnings.warn(
-                f"this agent's read-out was made for {self.agent.sim_steps} steps: at "
-                f"{self.sim_steps} its report does not hold; convert with "
-                f"sim_steps={self.sim_steps} instead",
+                f"this agent was made for {self.agent.sim_steps} steps: at {self.sim_steps} its "
+                f"report does not hold; make one with sim_steps={self.sim_steps} instead",
                 ConversionWarning,
                 stacklevel=2,
             )

@@ -5,7 +5,7 @@ Imports numpy, connections, layers, network and errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -203,18 +203,21 @@ def connection_sparsity(network: SpikingNetwork) -> float:
     return zeros / sum(weight.size for weight in weights)
 
 
-def footprint(network: SpikingNetwork, *, weight_bits: int = 32) -> int:
+def footprint(network: SpikingNetwork, *, weight_bits: int | Sequence[int] = 32) -> int:
     """Bytes of all weights, biases, parameters and state of one row; state is not in the batch.
 
-    weight_bits: of a weight; every other number has 32. Spikes in flight and refractory times have
-    a byte for each neuron and step of delay. What is the same for a whole layer counts once.
+    weight_bits: of a weight, or one for each layer of neurons; every other number has 32. Spikes in
+    flight and refractory times have a byte for each neuron and step of delay. What is the same for
+    a whole layer counts once.
     """
+    layers = network.neuron_layers
+    each = [weight_bits] * len(layers) if isinstance(weight_bits, int) else weight_bits
     bits = 0
-    for layer in network.neuron_layers:
+    for layer, of_weight in zip(layers, each, strict=True):
         assert isinstance(layer, (Dense, Conv2d))
-        bits += weight_bits * layer.weight.size + 32 * layer.bias.size
+        bits += of_weight * layer.weight.size + 32 * layer.bias.size
         if layer.recurrent_weight is not None:
-            bits += weight_bits * layer.recurrent_weight.size
+            bits += of_weight * layer.recurrent_weight.size
         names = ["decay", "v_threshold", "v_init"]
         names += ["current_decay"] if layer.has_current else []
         names += ["adaptation", "adaptation_decay"] if layer.adapts else []

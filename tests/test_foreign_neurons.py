@@ -46,6 +46,15 @@ def stack_of(node: str) -> SpikingStack:
 
 
 @pytest.mark.parametrize("node", NODES)
+def test_spikes_flow_before_training_as_each_node_comes(node: str) -> None:
+    torch.manual_seed(0)
+    needed = {"tau": 2.0, "decay_input": True} if node == "SimpleLIFNode" else {}
+    neuron = ForeignNeuron(f"spikingjelly:{node}", needed)
+    rates = SpikingMLP(4, [64, 64], sim_steps=8, neuron=neuron).rates(torch.randn(200, 4))
+    assert all(0.05 < rate.mean() < 0.6 for rate in rates)
+
+
+@pytest.mark.parametrize("node", NODES)
 def test_training_is_spikingjelly_s_own_and_decisions_are_the_reference_s(node: str) -> None:
     stack = stack_of(node)
     rows = 2 * torch.randn(200, 5)

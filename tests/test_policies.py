@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import spikerl
 from spikerl import HardwarePolicy
-from spikerl.errors import ConversionError, SpikerlError
+from spikerl.errors import ConversionError, ConversionWarning, SpikerlError
 from spikerl.evaluation import evaluate
 from spikerl.nn.stack import SpikingStack
 from spikerl.policies import (
@@ -484,3 +485,34 @@ def test_an_original_with_a_memory_is_evaluated_with_it() -> None:
     assert result.agreement is not None
     assert result.agreement.value > 0.99
     assert result.original.returns == result.spiking.returns
+
+
+def test_a_trained_agent_says_what_it_is_and_keeps_its_steps() -> None:
+    trained = model("ppo", neuron_kwargs={"weight_bits": 4, "reset": "zero"})
+    agent = spikerl.convert(trained, observations=rows_of(trained))
+    assert agent.provenance["recipe"] == {
+        "trained": True,
+        "sim_steps": 4,
+        "weight_bits": [4, 4, 32],
+    }
+    plain = spikerl.convert(model("ppo", 0), observations=rows_of(trained))
+    with HardwarePolicy(agent) as policy, HardwarePolicy(plain) as other:
+        sizes = [
+            evaluate(p, lambda: gym.make("CartPole-v1"), episodes=1).cost.footprint
+            for p in (policy, other)
+        ]
+    assert sizes[1] - sizes[0] == (4 * 24 + 24 * 16) * (32 - 4) // 8
+    with (
+        pytest.warns(ConversionWarning, match="was made for 4 steps: at 8 its report"),
+        HardwarePolicy(agent, sim_steps=8),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["dqn", "qrdqn", "td3", "sac"])
+def test_a_policy_in_training_can_be_copied(kind: str) -> None:
+    trained = model(kind)
+    rows = rows_of(trained)
+    twin = deepcopy(trained.policy)
+    theirs = trained.policy.predict(rows, deterministic=True)[0]
+    np.testing.assert_array_equal(twin.predict(rows, deterministic=True)[0], theirs)

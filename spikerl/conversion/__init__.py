@@ -173,7 +173,11 @@ def convert(
             "observations": sets.origin,
             "n_calibration": len(rows),
             "seed": seed,
-            "recipe": {**asdict(recipe), "penalty": made.penalty, "rate_scale": made.rate_scale},
+            "recipe": (
+                {**asdict(recipe), "penalty": made.penalty, "rate_scale": made.rate_scale}
+                if spikes is None
+                else export.recipe(spikes, made)
+            ),
             "search": [asdict(entry) for entry in tried],
             "versions": _versions(),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from spikerl.conversion.candidate import Candidate
 from spikerl.conversion.sequences import recording_in_order, values_in_order
 from spikerl.conversion.simulation import recordings
 from spikerl.conversion.sources import Source
-from spikerl.conversion.stack import PlainStack
+from spikerl.conversion.stack import PlainStack, Spikes
 from spikerl.decoding import Decoder, FinalPotential, WeightedCount
 from spikerl.encoding import ConstantCurrent
 from spikerl.errors import ConversionError
@@ -33,6 +34,20 @@ def exported(stack: PlainStack) -> Candidate:
     network = SpikingNetwork((*last.spikes.layers, Dense(last.weight, last.bias, spiking=False)))
     decoder = Decoder(FinalPotential(), stack.head)
     return Candidate(stack, [], [], encoder, network, decoder, None)
+
+
+def recipe(spikes: Spikes, made: Candidate) -> dict[str, Any]:
+    """What is said of a network that was trained: the rest of it is the network itself.
+
+    weight_bits: of each layer of neurons; a read-out's are not rounded.
+    """
+    bits = spikes.weight_bits
+    plain = len(made.network.neuron_layers) - len(bits)
+    return {
+        "trained": True,
+        "sim_steps": spikes.sim_steps,
+        "weight_bits": [*bits, *[32] * plain],
+    }
 
 
 def check_exported(

@@ -31,6 +31,7 @@ class Spikes:
     layers: of a SpikingNetwork.  sim_steps: T they were trained for.
     rates:  spikes per step [B, n] that arrive from the last of them, for rows [B, n_in].
     encoder: what the rows go through before the first of them; None for constant current.
+    weight_bits: of the weights of each, as they were trained.
     walk:   of layers that keep their state from decision to decision, for which rates start afresh:
             makes a function of rows [B, n_in] and starts [B], true where an episode begins, that
             gives the spikes per step of one decision after the other.
@@ -40,6 +41,7 @@ class Spikes:
     sim_steps: int
     rates: Callable[[FloatArray], FloatArray]
     encoder: ReceptiveFields | None = None
+    weight_bits: tuple[int, ...] = ()
     walk: Callable[[], Step] | None = None
 
     @property

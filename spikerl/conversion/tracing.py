@@ -155,9 +155,8 @@ class Tracing:
             pass
         elif isinstance(module, SpikingStack):
             encoder = None if module.encoder is None else module.encoder.to_encoder()
-            self._take_spikes(
-                module, module.to_layers(), module.decide_as_designed, encoder=encoder
-            )
+            rest = {"encoder": encoder, "weight_bits": module.weight_bits}
+            self._take_spikes(module, module.to_layers(), module.decide_as_designed, **rest)
         elif isinstance(module, SpikingMemory):
             self._take_spikes(module, (module.to_layer(),), module.first, walk=_walk(module))
         elif isinstance(module, PopulationReadout):

@@ -99,9 +99,12 @@ class ForeignLayer(nn.Module):
         return self.n_out * self.synapses.weight[0].numel() / prod(self.shape)
 
     @property
-    def v_threshold(self) -> Tensor:
-        """What a neuron must reach, from where it starts."""
-        return torch.tensor(float(self.node.v_threshold) - float(self.node.v_reset or 0.0))
+    def drive(self) -> float:
+        """Current that takes a neuron from rest to its threshold in one step."""
+        exported, weight = self.to_layer(), self.synapses.weight.detach()
+        # The node may weaken what comes in, as decay_input does: exported weights are as it does.
+        gain = np.linalg.norm(exported.weight) / float(weight.norm())
+        return float(np.mean(exported.v_threshold) / gain)
 
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""

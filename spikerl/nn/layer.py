@@ -116,6 +116,11 @@ class SpikingLayer(nn.Module):
         """Synapses of one neuron of the layer before, in the mean."""
         return prod(self.shape_out) * self.synapses.weight[0].numel() / prod(self.shape)
 
+    @property
+    def drive(self) -> float:
+        """Current that takes a neuron from rest to its threshold in one step."""
+        return float(self.v_threshold.mean())
+
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""
         norm = next((name for name, kind in NORMS.items() if type(self.norm) is kind), None)

@@ -58,7 +58,6 @@ class SpikingStack(nn.Module):
         self.sim_steps = sim_steps
         self.exact = True
         self.budget = budget
-        self.rates: list[Tensor] = []
         keep_rules(self)
 
     def rules(self) -> dict[str, Any]:
@@ -71,14 +70,23 @@ class SpikingStack(nn.Module):
         }
 
     @property
+    def weight_bits(self) -> tuple[int, ...]:
+        """Of the weights of every layer; 32 where they are not rounded."""
+        return tuple(getattr(x.neuron, "weight_bits", None) or 32 for x in self._all())
+
+    @property
     def n_out(self) -> int:
         """Neurons of the last layer."""
         return self._all()[-1].n_out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes per step [B, n_out] for rows [B, n_in]; self.rates holds those of every layer."""
+        """Spikes per step [B, n_out] for rows [B, n_in]."""
         if self.exact and not self.training and not torch.is_grad_enabled():
             return self.decide(x)
+        return self.rates(x)[-1]
+
+    def rates(self, x: Tensor) -> list[Tensor]:
+        """Spikes per step [B, n] of every layer for rows [B, n_in], with gradients."""
         x = x.flatten(1)
         x = x[None] if self.encoder is None else self.encoder(x, self.sim_steps)
         late = 0
@@ -95,8 +103,7 @@ class SpikingStack(nn.Module):
                 counts = leash(counts, done, self.sim_steps, fan_out) if last else counts
             rates.append(counts / self.sim_steps)
             x, late = spikes, layer.neuron.delay_steps
-        self.rates = rates
-        return rates[-1]
+        return rates
 
     @torch.no_grad()
     def decide(self, x: Tensor) -> Tensor:
@@ -201,11 +208,12 @@ def initialise(stack: SpikingStack) -> None:
     """Weights at which spikes flow from the first step of training on.
 
     Orthogonal with gain sqrt(2) (Saxe et al. 2014), as for ReLU layers: an integrate-and-fire
-    neuron's spikes per step follow a ReLU of its current over the threshold. Biases are spread over
-    half a threshold, so that some neurons fire also for an observation of zeros.
+    neuron's spikes per step follow a ReLU of its current over the drive, which is its threshold
+    unless it weakens what comes in. Biases are spread over half a drive, so that some neurons fire
+    also for an observation of zeros.
     """
     for layer in stack._all():
-        threshold = float(layer.v_threshold.mean())
-        nn.init.orthogonal_(layer.synapses.weight, gain=2**0.5 * threshold)
+        drive = layer.drive
+        nn.init.orthogonal_(layer.synapses.weight, gain=2**0.5 * drive)
         if layer.synapses.bias is not None:
-            nn.init.uniform_(layer.synapses.bias, 0.0, threshold / 2)
+            nn.init.uniform_(layer.synapses.bias, 0.0, drive / 2)
