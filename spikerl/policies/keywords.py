@@ -161,6 +161,7 @@ class SpikingKeywords:
             **asdict(self.parts),
             "spiking_critic": self.spiking_critic,
             "budget": None if self.budget is None else asdict(self.budget),
+            **_shared(self),
         }
 
     def _acting(
@@ -237,6 +238,12 @@ def judge_in_batches(module: nn.Module) -> None:
     """A target network never acts: its stacks work as in training, faster for large batches."""
     for stack in stacks(module):
         stack.exact = False
+
+
+def _shared(policy: Any) -> dict[str, bool]:
+    """Which features extractors there are: SB3 keeps it for TD3 alone."""
+    name = "share_features_extractor"
+    return {name: getattr(policy, name)} if hasattr(policy, name) else {}
 
 
 def _budget(rules: Mapping[str, Any]) -> Budget:
