@@ -52,8 +52,10 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         for channels, size, stride in kernels:
             if min(shape[1:]) < size:
                 raise SpikerlError(
-                    f"a map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}"
-                    "; pass smaller kernels= in features_extractor_kwargs"
+                    f"{observation_space.shape} is read as (channels, height, width) of images: a "
+                    f"map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}; "
+                    "pass smaller kernels= in features_extractor_kwargs, or FlattenExtractor as "
+                    "features_extractor_class for what is no image"
                 )
             layers.append(spiking_layer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
             shape = layers[-1].shape_out
