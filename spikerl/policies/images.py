@@ -69,7 +69,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         return found
 
 
-def nature_cnn(space: spaces.Box, who: str, remedy: str) -> NatureCNN:
+def nature_cnn(space: Any, who: str, remedy: str) -> NatureCNN:
     """SB3's network for images that a SpikingNatureCNN takes as well.
 
     who, remedy: what it is for, and what to do where it cannot be.
