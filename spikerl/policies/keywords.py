@@ -214,7 +214,11 @@ class SpikingKeywords:
         )
 
     def set_training_mode(self, mode: bool) -> None:
-        """SB3's; a rollout begins when training mode is left, and draws another chip."""
+        """SB3's; a rollout begins when training mode is left, and draws another chip.
+
+        The losses behind that rollout are computed on the chip. So are the decisions of the rollout
+        itself in PPO, A2C and TRPO; all other algorithms make theirs through predict().
+        """
         module: Any = self
         if module.training and not mode:
             for stack in stacks(module):
