@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stable_baselines3.common.torch_layers import NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.dqn.policies import QNetwork
 from torch import Tensor, nn
 
 from spikerl.policies.dqn import SpikingDQNPolicy
-from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.images import SpikingNatureCNN, nature_cnn
 from spikerl.policies.refusals import width_problems
 
 
@@ -64,9 +64,8 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
     def make_q_net(self) -> QNetwork:
         net: Any = super().make_q_net()
         if isinstance(net.features_extractor, SpikingNatureCNN):
-            net.common_extractor = NatureCNN(
-                self.observation_space, normalized_image=not self.normalize_images
-            )
+            remedy = "use SpikingDQNPolicy"
+            net.common_extractor = nature_cnn(self.observation_space, "the common value", remedy)
         else:
             net.common_extractor = self.make_features_extractor()
         arch = net.net_arch if self.common_arch is None else self.common_arch

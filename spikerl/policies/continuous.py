@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from sb3_contrib.tqc.policies import Actor as TQCActor
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
-from spikerl.policies.images import SpikingNatureCNN
+from spikerl.policies.images import SpikingNatureCNN, nature_cnn
 from spikerl.policies.keywords import SpikingKeywords, judge_in_batches
 
 
@@ -45,14 +45,19 @@ class SpikingTQCActor(SpreadBeside, TQCActor):
 
 
 class _Continuous(SpikingKeywords):
-    """Critics of policies that have Q(s, a): SB3's own, unless they are to spike."""
+    """Critics of policies that have Q(s, a): SB3's own, unless they are to spike.
+
+    Where the critic shares the actor's SpikingNatureCNN, its target has one of its own.
+    """
 
     arch_parts: ClassVar[tuple[str, ...]] = ("pi", "qf")
 
     def make_critic(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         image = self.features_extractor_class is SpikingNatureCNN
-        if image and features_extractor is None and not self.spiking_critic:
-            features_extractor = NatureCNN(self.observation_space)
+        spikes = self.spiking_critic or self.share_features_extractor
+        if image and features_extractor is None and not spikes:
+            remedy = "pass share_features_extractor=True or spiking_critic=True"
+            features_extractor = nature_cnn(self.observation_space, "the critic", remedy)
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
         if self.spiking_critic and not image:
             for i, net in enumerate(critic.q_networks):
@@ -69,6 +74,10 @@ class _Gaussian(_Continuous):
     """make_actor() of SAC and TQC."""
 
     actor_class: type[Any]
+
+    def _build(self: Any, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        judge_in_batches(self.critic_target)
 
     def make_actor(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

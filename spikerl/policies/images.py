@@ -1,6 +1,6 @@
 """SpikingNatureCNN: the convolutional network of Mnih et al. (2015) with neurons that spike.
 
-Imports torch and SB3.
+Beside it, SB3's own for what does not spike. Imports torch and SB3.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
@@ -52,8 +52,10 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         for channels, size, stride in kernels:
             if min(shape[1:]) < size:
                 raise SpikerlError(
-                    f"a map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}"
-                    "; pass smaller kernels= in features_extractor_kwargs"
+                    f"{observation_space.shape} is read as (channels, height, width) of images: a "
+                    f"map of {shape[1]} x {shape[2]} is too small for a kernel of {size} x {size}; "
+                    "pass smaller kernels= in features_extractor_kwargs, or FlattenExtractor as "
+                    "features_extractor_class for what is no image"
                 )
             layers.append(spiking_layer(nn.Conv2d(shape[0], channels, size, stride), rules, shape))
             shape = layers[-1].shape_out
@@ -65,3 +67,21 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         """Spikes per step [B, features_dim]."""
         found: Tensor = self.stack(observations)
         return found
+
+
+def nature_cnn(space: Any, who: str, remedy: str) -> NatureCNN:
+    """SB3's network for images that a SpikingNatureCNN takes as well.
+
+    who, remedy: what it is for, and what to do where it cannot be.
+    Raises SpikerlError for images smaller than its kernels, which are not to be set.
+    """
+    least = 1
+    for _, size, stride in reversed(KERNELS):
+        least = (least - 1) * stride + size
+    if min(space.shape[1:]) < least:
+        raise SpikerlError(
+            f"{who} sees images through SB3's NatureCNN, which wants {least} x {least} at least, "
+            f"found {space.shape[1]} x {space.shape[2]}; {remedy}"
+        )
+    # which says no more than that they need not be bytes: whether they are is settled already
+    return NatureCNN(space, normalized_image=True)

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor
@@ -21,9 +20,17 @@ from spikerl.nn.rules import keep_rules
 from spikerl.nn.stack import SpikingMLP, SpikingStack, initialise
 from spikerl.policies.images import SpikingNatureCNN
 from spikerl.policies.parts import Parts
-from spikerl.policies.refusals import Refusals, arch_problems, unknown_keywords
+from spikerl.policies.refusals import (
+    Refusals,
+    arch_problems,
+    check_extractor,
+    entry_problems,
+    unknown_keywords,
+)
 from spikerl.policies.serves import check_serves
 from spikerl.policies.target import target_problems, target_rules
+
+INSTEAD = "FlattenExtractor, or SpikingNatureCNN for images"
 
 
 class SpikingKeywords:
@@ -43,8 +50,9 @@ class SpikingKeywords:
     spiking_critic: the critic spikes too; else it is SB3's own. Where both share a features
                     extractor of images, that one spikes for both.
 
-    Images go through SpikingNatureCNN, Dict observations through SB3's CombinedExtractor without
-    layers of its own. Orthogonal initialisation is spikerl's for spiking layers (see
+    Images go through SpikingNatureCNN (under normalize_images=False all observations with three
+    axes, as SB3 reads it), Dict observations through SB3's CombinedExtractor without layers of its
+    own. Orthogonal initialisation is spikerl's for spiking layers (see
     spikerl.nn.stack.initialise) and SB3's for all others, whatever ortho_init says of the former.
     Raises SpikerlError with every keyword that cannot be.
     """
@@ -104,18 +112,19 @@ class SpikingKeywords:
         self.budget = wrong.tried(_budget, limits) if isinstance(budget, Mapping) else None
         net_arch = args[2] if len(args) > 2 else kwargs.get("net_arch")
         wrong.problems += arch_problems(net_arch, self.arch_parts)
+        given = kwargs.get("features_extractor_class")
+        normalized = not kwargs.get("normalize_images", True)  # images need not be bytes then
+        if given is None and isinstance(observation_space, spaces.Dict):
+            wrong.problems += entry_problems(observation_space, normalized)
+            kwargs["features_extractor_class"] = given = CombinedExtractor
         wrong.problems += self._own_problems()
         wrong.done()
         assert made is not None
         assert parts is not None
         self.neuron, self.parts, self.sim_steps = made, parts, int(sim_steps)
         self.spiking_critic = spiking_critic
-        given = kwargs.get("features_extractor_class")
-        if given is None and is_image_space(observation_space):
+        if given is None and is_image_space(observation_space, normalized_image=normalized):
             kwargs["features_extractor_class"] = given = SpikingNatureCNN
-        elif given is None and isinstance(observation_space, spaces.Dict):
-            _check_entries(observation_space)
-            kwargs["features_extractor_class"] = CombinedExtractor
         if given is SpikingNatureCNN:
             own = {
                 "sim_steps": self.sim_steps,
@@ -161,6 +170,7 @@ class SpikingKeywords:
             **asdict(self.parts),
             "spiking_critic": self.spiking_critic,
             "budget": None if self.budget is None else asdict(self.budget),
+            **_shared(self),
         }
 
     def _acting(
@@ -174,7 +184,7 @@ class SpikingKeywords:
                 "encoder, readout and norm are for vectors: images go through SpikingNatureCNN as "
                 "they are, leave them out"
             )
-        _check_extractor(extractor)
+        check_extractor(extractor, INSTEAD)
         return nn.Sequential(
             self.parts.stack(n_in, list(widths), n_values, self.sim_steps, self.neuron, self.budget)
         )
@@ -192,7 +202,7 @@ class SpikingKeywords:
         """
         if isinstance(extractor, SpikingNatureCNN):
             return nn.Sequential()
-        _check_extractor(extractor)
+        check_extractor(extractor, INSTEAD)
         return nn.Sequential(
             SpikingMLP(
                 n_in,
@@ -204,7 +214,11 @@ class SpikingKeywords:
         )
 
     def set_training_mode(self, mode: bool) -> None:
-        """SB3's; a rollout begins when training mode is left, and draws another chip."""
+        """SB3's; a rollout begins when training mode is left, and draws another chip.
+
+        The losses behind that rollout are computed on the chip. So are the decisions of the rollout
+        itself in PPO, A2C and TRPO; all other algorithms make theirs through predict().
+        """
         module: Any = self
         if module.training and not mode:
             for stack in stacks(module):
@@ -239,29 +253,15 @@ def judge_in_batches(module: nn.Module) -> None:
         stack.exact = False
 
 
+def _shared(policy: Any) -> dict[str, bool]:
+    """Which features extractors there are: SB3 keeps it for TD3 alone."""
+    name = "share_features_extractor"
+    return {name: getattr(policy, name)} if hasattr(policy, name) else {}
+
+
 def _budget(rules: Mapping[str, Any]) -> Budget:
     try:
         return Budget(**rules)
     except TypeError as error:
         known = ", ".join(Budget.__dataclass_fields__)
         raise SpikerlError(f"budget: {error}; there are {known}") from None
-
-
-def _check_entries(space: spaces.Dict) -> None:
-    images = [key for key, entry in space.spaces.items() if is_image_space(entry)]
-    if images:
-        raise SpikerlError(
-            f"the entries {', '.join(images)} of the observation are images, which would need "
-            "layers of their own before they are joined; only vectors can be joined"
-        )
-
-
-def _check_extractor(extractor: Any) -> None:
-    learned = [name for name, _ in extractor.named_parameters()] if extractor is not None else []
-    if learned:
-        sizes = sum(int(np.prod(p.shape)) for p in extractor.parameters())
-        raise SpikerlError(
-            f"the features extractor {type(extractor).__name__} has {sizes} weights of its own in "
-            "front of the spiking layers: nothing of it would spike; use FlattenExtractor, or "
-            "SpikingNatureCNN for images"
-        )

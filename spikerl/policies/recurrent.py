@@ -5,14 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from torch import Tensor, nn
 
 from spikerl.agent import checked_whole
 from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.rules import keep_rules
 from spikerl.nn.surrogates import Surrogate
-from spikerl.policies.refusals import Refusals, arch_problems, unknown_keywords
+from spikerl.policies.refusals import (
+    Refusals,
+    arch_problems,
+    check_extractor,
+    entry_problems,
+    unknown_keywords,
+)
 from spikerl.policies.serves import check_serves
 
 
@@ -21,10 +30,12 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
 
     Membranes and spikes are the state that RecurrentPPO carries from step to step and forgets at
     episode starts; the critic keeps its LSTM, which is not deployed. The action is read from the
-    spikes of the memory, so net_arch has no layers for the actor.
+    spikes of the memory, so net_arch has no layers for the actor. Vectors and Dict observations of
+    vectors are understood; the latter go through SB3's CombinedExtractor.
 
     sim_steps:   T, steps per decision.  memory_size: neurons.
     surrogate, slope: of the gradient, see spikerl.nn.surrogates.
+    Raises SpikerlError with every keyword that cannot be, and for observations that are images.
     """
 
     def __init__(
@@ -56,6 +67,12 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
                 f"lstm_hidden_size is {kwargs['lstm_hidden_size']!r} and memory_size "
                 f"{memory_size!r}: both are the size of the memory; leave the first one out"
             )
+        if kwargs.get("n_lstm_layers", 1) != 1:
+            wrong.problems.append(
+                f"n_lstm_layers is {kwargs['n_lstm_layers']!r}: the memory is one layer of "
+                "neurons; leave it out (memory_size is the width of that layer)"
+            )
+        wrong.problems += _seeing(observation_space, kwargs)
         arch = {"pi": [], "vf": [64]} if net_arch is None else net_arch
         if not isinstance(arch, dict) or arch.get("pi"):
             wrong.problems.append(
@@ -75,6 +92,7 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         }
         kwargs["lstm_hidden_size"] = memory_size
         super().__init__(observation_space, action_space, lr_schedule, arch, *args, **kwargs)
+        check_extractor(self.features_extractor, "FlattenExtractor, a memory is for vectors")
         memory = SpikingMemory(self.features_dim, memory_size, sim_steps, rule)
         self.lstm_actor = memory.to(self.device)  # type: ignore[assignment]
         self.optimizer = self.optimizer_class(
@@ -91,6 +109,12 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self.spiking_kwargs
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """SB3's, with a width that an LSTM takes: over MultiDiscrete it is NumPy's integer."""
+        found = super().make_features_extractor()
+        found._features_dim = int(found.features_dim)
+        return found
 
     @staticmethod
     def _process_sequence(  # type: ignore[override]  # its own hint forgets that the state is a pair
@@ -114,3 +138,20 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         starts = episode_starts.reshape((n_seq, -1)).swapaxes(0, 1)
         rates, state = lstm(sequence, lstm_states, starts)
         return torch.flatten(rates.transpose(0, 1), start_dim=0, end_dim=1), state
+
+
+def _seeing(space: spaces.Space[Any], kwargs: dict[str, Any]) -> list[str]:
+    """What is wrong with the observations; the extractor that joins a Dict is put into kwargs."""
+    if kwargs.get("features_extractor_class") is not None:
+        return []
+    normalized = not kwargs.get("normalize_images", True)  # images need not be bytes then
+    if isinstance(space, spaces.Dict):
+        kwargs["features_extractor_class"] = CombinedExtractor
+        return entry_problems(space, normalized)
+    if is_image_space(space, normalized_image=normalized):
+        return [
+            f"the observations are images of shape {space.shape}, found no layers that see them: a "
+            "memory takes vectors and Dict observations of vectors; pass features_extractor_class="
+            "FlattenExtractor to have pixels as a vector"
+        ]
+    return []
