@@ -42,8 +42,9 @@ class Neuron:
     delay_steps:  steps until the next layer hears a spike.
     weight_bits:  weights and biases are rounded to so many bits per layer, None for not at all; the
                   gradient passes the rounding as it is (straight through, Bengio et al. 2013).
-    mismatch:     relative standard deviation of weights and thresholds from chip to chip. Training
-                  acts on a chip drawn anew for every rollout; predict() and export are as designed.
+    mismatch:     relative standard deviation of weights and thresholds from chip to chip. Losses
+                  are computed on a chip drawn anew for every rollout, which PPO, A2C and TRPO also
+                  act on; predict() and export are as designed.
     surrogate, slope: of the gradient, see spikerl.nn.surrogates.
     detach_reset: the gradient leaves the reset out.
     Raises SpikerlError with everything that is wrong.
