@@ -277,6 +277,43 @@ def test_frames_of_rendered_vectors_become_events() -> None:
         env.close()
 
 
+def watched(many: bool, seed: int | None = None, camera: bool = True) -> Any:
+    """A Walk, or three, whose frames are looked at in their own size; seeded before, or not."""
+    env: Any = SyncVectorEnv([lambda: Walk("rgb_array")] * 3) if many else Walk("rgb_array")
+    if seed is not None:
+        env.reset(seed=seed)
+    if not camera:
+        return env
+    return (VectorEventCamera if many else EventCamera)(env, shape=None, max_events=100)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_camera_that_asks_for_the_size_of_frames_seeds_nothing(many: bool) -> None:
+    pictures = []
+    for _ in range(2):
+        env = watched(many)
+        assert env.observation_space.shape[-2:] == (6, 5)
+        env.reset()
+        pictures.append(np.array(env.unwrapped.render() if not many else env.env.render()))
+    assert (pictures[0] != pictures[1]).any()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_states_of_seeded_episodes_are_those_without_a_camera(many: bool) -> None:
+    def states(env: Any, seed: int | None) -> list[Any]:
+        inner = env if type(env) in (Walk, SyncVectorEnv) else env.env
+        env.reset(seed=seed)
+        found = [np.array(inner.render())]
+        for _ in range(2):
+            env.step(np.zeros(3, int) if many else 0)
+            found.append(np.array(inner.render()))
+        return found
+
+    for before, seed in ((None, 5), (5, 5), (5, None)):
+        plain = states(watched(many, before, camera=False), seed)
+        np.testing.assert_array_equal(states(watched(many, before), seed), plain)
+
+
 def test_frames_that_are_never_drawn_are_refused() -> None:
     makers = [lambda: Walk("rgb_array")] * 2
     vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
