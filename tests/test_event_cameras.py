@@ -14,6 +14,17 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from spikerl.errors import SpikerlError
 from spikerl.wrappers import EventCamera, VectorEventCamera
 
+# The checkers give advice that does not fit what is tested here; none of that is an error.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.*{advice}")
+    for advice in (
+        "different from the unwrapped version",
+        "unconventional shape",
+        "symmetric and normalized",
+        "value is (-)?infinity",
+    )
+]
+
 
 def rendered(env_id: str = "CartPole-v1") -> gym.Env[Any, Any]:
     return gym.make(env_id, render_mode="rgb_array")
