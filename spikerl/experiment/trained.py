@@ -63,26 +63,22 @@ def _opened(agent: AgentEntry) -> Trained | list[str]:
     else:
         try:
             problems += _environment_problems(agent, name, kwargs, wrappers, model)
-        except SpikerlError as error:
+        except (SpikerlError, OSError) as error:
             problems.append(one_line(error))
-    statistics, digest = agent.vecnormalize or checkpoint.vecnormalize, None
+    statistics = agent.vecnormalize or checkpoint.vecnormalize
     if statistics is not None:
         problems += problems_of(lambda: _check_statistics(statistics, seen))
     try:
-        if statistics is not None:
-            digest = hashlib.sha256(Path(statistics).read_bytes()).hexdigest()
         stack = plain_stack(model.policy, seen, acted, 0.0)
         spikes = stack.layers[0].spikes
         network = None if spikes is None else exported(stack).network
-    except OSError:
-        pass  # told above: what cannot be read holds no statistics
     except SpikerlError as error:
-        problems.append(one_line(error))
+        return [*problems, one_line(error)]
     if problems:
         return problems
     origin = {
         "sha256": checkpoint.details["sha256"],
-        "vecnormalize": digest,
+        "vecnormalize": None if statistics is None else _sum(statistics),
         "algorithm": checkpoint.details["algorithm"],
         "environment": todays_id(str(name)),
         "env_kwargs": {key: repr(value) for key, value in kwargs.items()},
@@ -141,6 +137,10 @@ def _check_statistics(path: Any, space: spaces.Space[Any]) -> None:
             "do not have"
         )
     from_space(space, normalize=found)
+
+
+def _sum(path: Any) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _shown(space: spaces.Space[Any]) -> str:
