@@ -47,9 +47,16 @@ def share(
     groups: the episode of each value. Decisions of one episode are not independent, so a bootstrap
     over whole episodes is made too and the wider of the two intervals is given.
     unit: what the groups are, for the method's name.
-    Raises SpikerlError where there are no values, one is not finite, or groups are not as many.
+    Raises SpikerlError where there are no values, one is neither true nor false (1 nor 0), or
+    groups are not as many.
     """
-    array, labels = _some(hits), _labels(hits, groups)
+    array = _some(hits)
+    labels, wrong = _labels(array, groups), np.flatnonzero((array != 0) & (array != 1))
+    if len(wrong):
+        raise SpikerlError(
+            f"a share is of values that are true or false, 1 or 0: {len(wrong)} of {len(array)} "
+            f"are neither, the first is {array[wrong[0]]} at index {wrong[0]}; mean() takes others"
+        )
     n, p = len(array), float(array.mean())
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
@@ -75,9 +82,12 @@ def mean(
 
     One group alone cannot be resampled: it is cut into blocks, so its values must be in the order
     of time (Kuensch 1989). One value alone has no interval: low and high are NaN.
-    Raises SpikerlError where there are no values, one is not finite, or groups are not as many.
+    Raises SpikerlError where there are no values, one is not finite, groups are not as many, or
+    there are no resamples.
     """
-    array, given = _some(values), _labels(values, groups)
+    array = _some(values)
+    given = _labels(array, groups)
+    _check_resamples(resamples)
     if len(array) == 1:
         return Estimate(float(array[0]), nan, nan, 1, "no interval: one value")
     labels, method = np.arange(len(array)), "bootstrap"
@@ -181,8 +191,10 @@ def over_runs(
     of these its episodes. runs: of one task, or a mapping from tasks to theirs; scores of several
     tasks must be in one unit already. One run alone says nothing about others: the interval is then
     about its episodes, and the method says so.
-    Raises SpikerlError where there are no runs, a run has no episodes, or a value is not finite.
+    Raises SpikerlError where there are no runs or resamples, a run has no episodes, or a value is
+    not finite.
     """
+    _check_resamples(resamples)
     named = runs.items() if isinstance(runs, Mapping) else [(None, runs)]
     tasks = [_runs(found, "" if name is None else f" of task {name}") for name, found in named]
     if not tasks:
@@ -214,15 +226,18 @@ def improvement(
 
     Mann-Whitney's U over the number of pairs: ties count half. A score for each run, of one task or
     of several (a mapping, over whose tasks the mean is taken); the interval is a bootstrap over
-    runs within each task (Agarwal et al. 2021).
-    Raises SpikerlError where scores are missing or not finite, or the tasks are not the same.
+    runs within each task (Agarwal et al. 2021). Where every task has one run of each there is
+    nothing to draw, and no interval: low and high are NaN.
+    Raises SpikerlError where scores are missing or not finite, the tasks are not the same, or there
+    are no resamples.
     """
+    _check_resamples(resamples)
     ours = first if isinstance(first, Mapping) else {"": first}
     theirs = second if isinstance(second, Mapping) else {"": second}
     if set(ours) != set(theirs) or not ours:
         raise SpikerlError(f"wanted the same tasks of both, found {[*ours]} and {[*theirs]}")
     rng = np.random.default_rng(seed)
-    value, drawn, n = 0.0, np.zeros(resamples), 0
+    value, drawn, n, alone = 0.0, np.zeros(resamples), 0, False
     for task, scores in ours.items():
         where = f" of task {task}" if task else ""
         a = _some(scores, f"scores of the first{where}")
@@ -233,9 +248,12 @@ def improvement(
         one = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), resamples)
         other = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), resamples)
         drawn += np.einsum("ri,ij,rj->r", one, better, other) / better.size / len(ours)
-        n += better.size
+        n, alone = n + better.size, alone or 1 in better.shape
+    if n == len(ours):
+        return Estimate(value, nan, nan, n, "no interval: one run of each")
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), n, "bootstrap over runs")
+    method = "bootstrap over runs" + ", where there are several" * alone
+    return Estimate(value, float(low), float(high), n, method)
 
 
 def profile(
@@ -248,11 +266,16 @@ def profile(
     """
     return [
         over_runs(runs, lambda found, t=t: float((found > t).mean()), seed, resamples)  # type: ignore[misc]
-        for t in _some(np.atleast_1d(np.asarray(thresholds, np.float64)), "the thresholds")
+        for t in _some(np.atleast_1d(_array(thresholds, "the thresholds")), "the thresholds")
     ]
 
 
 def _runs(runs: Runs, where: str = "") -> list[NDArray[np.float64]]:
+    if not isinstance(runs, (Sequence, np.ndarray)) or isinstance(runs, (str, bytes)):
+        raise SpikerlError(
+            f"wanted training runs{where}, a list with the returns of each, found "
+            f"{type(runs).__name__}"
+        )
     found = [_some(run, f"run {number}{where}") for number, run in enumerate(runs)]
     if not found:
         raise SpikerlError(f"wanted training runs to estimate from, found none{where}")
@@ -261,7 +284,7 @@ def _runs(runs: Runs, where: str = "") -> list[NDArray[np.float64]]:
 
 def _some(values: ArrayLike, what: str = "the values") -> NDArray[np.float64]:
     """A row of finite numbers, at least one; whatever else was given is refused."""
-    array = np.asarray(values, dtype=np.float64)
+    array = _array(values, what)
     if array.ndim != 1 or not len(array):
         found = f"found no values in {array!r}" if not array.size else f"found shape {array.shape}"
         raise SpikerlError(f"wanted a row of values to estimate from, {found}")
@@ -274,11 +297,33 @@ def _some(values: ArrayLike, what: str = "the values") -> NDArray[np.float64]:
     return array
 
 
+def _array(values: Any, what: str) -> NDArray[np.float64]:
+    """Numbers, or true and false, of any shape; what is neither is refused in a sentence."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise SpikerlError(
+            f"{what} must be a row of numbers: found rows unlike in length"
+        ) from None
+    if array.dtype.kind in "biuf" or (array.dtype.kind == "O" and array.ndim):
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise SpikerlError(f"{what} must be a row of numbers: {error}") from None
+    found = "texts" if array.ndim and array.dtype.kind in "US" else repr(values)
+    found = found if len(found) <= 60 else f"{found[:57]}..."
+    raise SpikerlError(f"{what} must be a row of numbers: found {found}")
+
+
 def _labels(values: ArrayLike, groups: ArrayLike | None) -> NDArray[Any] | None:
     """The group of each value."""
     if groups is None:
         return None
-    labels, n = np.asarray(groups), len(np.asarray(values))
+    n = len(np.asarray(values))
+    try:
+        labels = np.asarray(groups)
+    except ValueError:
+        raise SpikerlError("groups must be a row: found rows unlike in length") from None
     if labels.shape != (n,):
         raise SpikerlError(
             f"wanted a group for each of the {n} values, found groups of shape {labels.shape}"
@@ -287,6 +332,13 @@ def _labels(values: ArrayLike, groups: ArrayLike | None) -> NDArray[Any] | None:
 
 
 def _number(name: str, value: float) -> float:
-    if not np.isfinite(value):
-        raise SpikerlError(f"{name} must be a finite number, found {value}")
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not (number and np.isfinite(value)):
+        raise SpikerlError(f"{name} must be a finite number, found {value!r}")
     return float(value)
+
+
+def _check_resamples(resamples: Any) -> None:
+    whole = isinstance(resamples, (int, np.integer)) and not isinstance(resamples, bool)
+    if not (whole and resamples >= 1):
+        raise SpikerlError(f"resamples must be a whole number >= 1, found {resamples!r}")

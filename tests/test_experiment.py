@@ -146,6 +146,7 @@ def test_converted_agents_are_made_once_and_again_where_damaged(tmp_path: Path) 
 def test_what_goes_wrong_in_a_cell_is_in_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("spikerl.experiment.checks.trial_problems", lambda entry: [])
     cells = small_cells(
         backends=[{"name": "cpu", "options": {"precision": "float128"}}, "reference"],
         conversions=[{"n_calibration": 200}],
@@ -336,8 +337,9 @@ def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_failed_cells_are_told_and_tried_again_when_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("spikerl.experiment.checks.trial_problems", lambda entry: [])
     file = grid_file(
         tmp_path,
         backends="[cpu, {name: cpu, label: odd, options: {precision: float128}}]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from experiments import AGENT, SMALL, small_cells
 
 from spikerl.errors import SpikerlError
 from spikerl.experiment import cells_of, make_grid, read_cells, read_grid, run_cell
+from spikerl.experiment.trial import two_neurons
 
 SPIKING = AGENT.parents[1] / "ppo" / "CartPole-v1_1"  # trained with 8 steps
+NORMALISED = AGENT.parents[1] / "ppo" / "Acrobot-v1_1" / "Acrobot-v1" / "vecnormalize.pkl"
 
 
 def refused(**other: Any) -> str:
@@ -33,7 +36,7 @@ def test_a_file_names_every_combination_once(tmp_path: Path) -> None:
           - {AGENT}
           - {{source: {AGENT}/CartPole-v1.zip, name: again, env: CartPole-v0}}
         conversions: [{{}}, {{name: zero, reset: zero}}]
-        backends: [cpu, {{name: torch, label: float32, options: {{precision: float32}}}}]
+        backends: [cpu, {{name: torch, label: float32, options: {{dtype: float32}}}}]
         sim_steps: [8, 16]
         seeds: [0, 1, 2]
     """
@@ -44,7 +47,7 @@ def test_a_file_names_every_combination_once(tmp_path: Path) -> None:
     assert {cell.agent.name for cell in cells} == {"dqn/CartPole-v1_1", "again"}
     assert {cell.conversion.name for cell in cells} == {"default", "zero"}
     assert {cell.episodes for cell in cells} == {20}
-    assert dict(cells[3].backend.options) == {"precision": "float32"}
+    assert dict(cells[3].backend.options) == {"dtype": "float32"}
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
@@ -131,6 +134,37 @@ def test_the_form_of_a_file_is_checked(other: dict[str, Any], message: str) -> N
         ({"conversions": [{"distill": {"updates": 0}}]}, "updates is 0, wanted a number > 0"),
         ({"backends": ["abacus"]}, "there is no back end 'abacus'; there are cpu, "),
         ({"backends": ["pynn:neuron"]}, "layer"),
+        (
+            {"agents": [{"source": str(AGENT), "env": "spikerl/CartPoleNoVel-v1"}]},
+            "spikerl/CartPoleNoVel-v1 has the observations Box(2,)",
+        ),
+        (
+            {"agents": [{"source": str(AGENT), "vecnormalize": str(NORMALISED)}]},
+            "the normalisation statistics have shape (6,), the observation space has (4,)",
+        ),
+        ({"agents": [{"source": str(AGENT), "vecnormalize": "/none.pkl"}]}, "no file /none.pkl"),
+        (
+            {"backends": [{"name": "cpu", "options": {"precisoin": "float32"}}]},
+            "'cpu' has no option precisoin; it has precision",
+        ),
+        (
+            {"backends": [{"name": "cpu", "options": {"precision": "float128"}}]},
+            "back end 'cpu' has no precision 'float128'",
+        ),
+        ({"backends": [{"name": "cpu", "options": {"seed": 1}}]}, "seed is no option"),
+        ({"backends": [{"name": "cpu", "options": {"sim_steps": 1}}]}, "no option sim_steps"),
+        (
+            {"backends": [{"name": "cpu", "options": {"worker_timeout": 9}}]},
+            "worker_timeout is of workers; give it `isolation: process`",
+        ),
+        (
+            {"backends": [{"name": "torch", "options": {"device": "abacus:9"}}]},
+            "cannot use device 'abacus:9'",
+        ),
+        (
+            {"backends": [{"name": "cpu", "python": "/no/such"}]},
+            "python='/no/such' cannot be started (No such file or directory)",
+        ),
     ],
 )
 def test_what_a_file_names_is_checked_before_the_first_cell(
@@ -150,6 +184,53 @@ def test_everything_wrong_is_said_at_once() -> None:
     message = refused(agents=["nowhere"], backends=["abacus"], conversions=[{"reset": "soft"}])
     for part in ("nowhere", "'abacus'", "'soft'"):
         assert part in message
+
+
+def test_what_is_wrong_with_one_agent_or_back_end_does_not_hide_the_rest() -> None:
+    message = refused(
+        agents=[{"source": str(AGENT), "env": "Acrobot-v1", "vecnormalize": str(NORMALISED)}],
+        backends=[
+            {"name": "cpu", "label": "one", "options": {"seed": 3, "foo": 1}},
+            {"name": "cpu", "label": "two", "python": "/no/such"},
+        ],
+    )
+    for part in (
+        "Acrobot-v1 has the actions Discrete(3)",
+        "Acrobot-v1 has the observations Box(6,)",
+        "statistics have shape (6,)",
+        "'one': seed is no option",
+        "has no option foo",
+        "python='/no/such'",
+    ):
+        assert part in message
+
+
+def test_options_and_interpreters_that_can_be_used_are_not_refused() -> None:
+    cells = small_cells(
+        backends=[
+            {"name": "cpu", "label": "float32", "options": {"precision": "float32"}},
+            {"name": "cpu", "label": "patient", "isolation": "process"},
+            {"name": "reference", "python": sys.executable, "options": {"worker_timeout": 300}},
+        ]
+    )
+    assert {cell.backend.label for cell in cells} == {"float32", "patient", "reference"}
+
+
+def test_options_and_interpreters_of_other_machines_are_not_looked_at() -> None:
+    backends = [{"name": "cpu", "python": "/no/such", "options": {"foo": 1}}]
+    assert len(cells_of(make_grid({**SMALL, "backends": backends}, Path.cwd()), here=False)) == 2
+
+
+def test_every_back_end_is_tried_with_a_network_it_can_run() -> None:
+    from spikerl import backends
+
+    tried = []
+    for name, known in backends.TABLE.items():
+        if (capabilities := backends.capabilities(name)) is not None:
+            network = two_neurons(capabilities)
+            assert backends.load(name, known.target).problems(network) == [], name
+            tried.append(name)
+    assert {"cpu", "reference"} <= set(tried)
 
 
 def test_a_wrong_key_hides_nothing_of_what_the_file_names(tmp_path: Path) -> None:

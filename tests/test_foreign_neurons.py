@@ -137,9 +137,54 @@ def test_images_go_through_their_neurons_as_well() -> None:
     assert found.mean() > 0.02
 
 
-def test_what_a_node_cannot_be_made_of_is_told() -> None:
-    with pytest.raises(SpikerlError, match=r"spikingjelly:LIFNode cannot be made of \{'tau'"):
-        ForeignNeuron("spikingjelly:LIFNode", {"tau": 0.5}).node()
+@pytest.mark.parametrize(
+    ("node", "options", "reason"),
+    [
+        ("LIFNode", {"tau": 0.5}, "it wants isinstance(tau, float) and tau > 1.0"),
+        ("ParametricLIFNode", {"init_tau": 1}, "it wants isinstance(init_tau, float) and init_tau"),
+        ("LIFNode", {"tau": "2"}, "it wants isinstance(tau, float)"),
+        ("IFNode", {"tau": 2.0}, "it has no tau, but v_threshold, v_reset, surrogate_function"),
+        ("LIFNode", {"backend": "torch"}, "it has no backend, but tau, decay_input"),
+        ("LIFNode", {"step_mode": "s"}, "it has no step_mode, but tau"),
+        ("IFNode", {"surrogate_function": "Arctan"}, "surrogate_function is 'Arctan'; there are"),
+        ("IFNode", {"surrogate_function": "PoissonPass"}, "surrogate_function is 'PoissonPass'; "),
+        ("IFNode", {"surrogate_function": 3}, "surrogate_function is 3; there are PiecewiseQuad"),
+    ],
+)
+def test_what_a_node_cannot_be_made_of_is_told(
+    node: str, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SpikerlError) as caught:
+        ForeignNeuron(f"spikingjelly:{node}", options).node()
+    said = f"spikingjelly:{node} cannot be made of {options}: {reason}"
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_surrogate_may_be_named(node: str) -> None:
+    from spikingjelly.activation_based import surrogate
+
+    def gradient(chosen: Any) -> torch.Tensor:
+        options = {**OPTIONS.get(node, {}), "surrogate_function": chosen}
+        made = ForeignNeuron(f"spikingjelly:{node}", options).node()
+        x = torch.linspace(0, 3, 12).reshape(T, 1, 2).requires_grad_()
+        return torch.autograd.grad(made(x).sum(), x)[0]
+
+    for name in ("ATan", "atan", "ATAN"):
+        assert torch.equal(gradient(name), gradient(surrogate.ATan()))
+    assert not torch.equal(gradient("Sigmoid"), gradient("ATan"))
+
+
+def test_options_of_plain_numbers_and_texts_train_a_policy(tmp_path: Path) -> None:
+    kwargs = {"tau": 2, "v_threshold": 1, "v_reset": 0, "surrogate_function": "atan"}
+    policy = {"neuron": "spikingjelly:LIFNode", "neuron_kwargs": kwargs, "net_arch": [8]}
+    trained = sb3.PPO(
+        SpikingActorCriticPolicy, "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=policy
+    ).learn(16)
+    trained.save(tmp_path / "model.zip")
+    again = sb3.PPO.load(tmp_path / "model.zip")
+    (node, *_) = [m for m in again.policy.modules() if type(m).__name__ == "LIFNode"]
+    assert (node.tau, type(node.surrogate_function).__name__) == (2.0, "ATan")
 
 
 def test_weights_changed_behind_torch_s_back_are_seen() -> None:

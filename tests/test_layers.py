@@ -170,8 +170,13 @@ ARROWS: dict[str, set[str]] = {
         *("__init__", "agent", "backends", "errors", "evaluation", "experiment.columns"),
         *("experiment.grid", "experiment.locks", "hardware", "process"),
     },
+    "experiment.trained": {"errors", "experiment.grid", "network", "preprocessing"},
+    "experiment.trial": {
+        *("backends.base", "backends.worker", "errors", "experiment.grid", "network"),
+    },
     "experiment.checks": {
         *("backends", "backends.base", "errors", "experiment.cell", "experiment.grid", "network"),
+        *("experiment.trained", "experiment.trial"),
     },
     "experiment.crew": {"errors", "experiment.cell", "experiment.columns"},
     "experiment.cluster": {

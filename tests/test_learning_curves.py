@@ -74,3 +74,19 @@ def test_every_folder_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
         assert said in str(error.value)
     with pytest.raises(SpikerlError, match="a name without any"):
         learning({"a": []})
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (["a", "b"], "runs is list; wanted folders of training runs by name"),
+        ("a", "runs is str; wanted"),
+        (None, "runs is NoneType; wanted"),
+        ({"a": "folder"}, "the runs of 'a' are 'folder'; wanted a list of folders"),
+        ({"a": Path("folder")}, r"the runs of 'a' are .*; wanted a list of folders"),
+        ({"a": [3]}, r"the runs of 'a' are \[3\]; wanted a list of folders"),
+    ],
+)
+def test_what_is_no_folders_by_name_is_refused(runs: object, said: str) -> None:
+    with pytest.raises(SpikerlError, match=said):
+        learning(runs)  # type: ignore[arg-type]

@@ -173,6 +173,13 @@ def test_a_read_out_reads_each_value_from_its_own_neurons() -> None:
         ({**POPSAN, "encoder_kwargs": {"spikes": "poisson"}}, "there are equidistant, none"),
         ({**POPSAN, "encoder_kwargs": {"squash": "cut"}}, "squash is 'cut'; there are none, tanh"),
         ({**POPSAN, "encoder_kwargs": {"width": 0.0, "size": 0}}, r"(?s)size must.*width must be"),
+        (
+            {**POPSAN, "encoder_kwargs": {"low": "a", "width": [1.0]}},
+            r"(?s)low must be a finite number, found 'a'.*width must be a finite number",
+        ),
+        ({**POPSAN, "encoder_kwargs": {"high": float("nan")}}, "high must be a finite number"),
+        ({**POPSAN, "encoder_kwargs": {"low": 2, "high": 1}}, "low must be below high, found 2"),
+        ({**POPSAN, "encoder_kwargs": {"squash": ["tanh"]}}, r"squash is \['tanh'\]; there are"),
         ({**POPSAN, "readout_kwargs": {"size": 2.5}}, "size must be a whole number"),
         ({"encoder_kwargs": {"size": 3}}, 'pass encoder="population" too'),
     ],

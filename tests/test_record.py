@@ -288,8 +288,10 @@ def test_both_checkers_pass_and_a_spec_makes_it_again_in_this_process(tmp_path: 
             assert again.get_wrapper_attr("policy") is policy
             assert len(again.get_wrapper_attr("episode")) == 2
             again.close()
-        with pytest.raises(TypeError, match="SharedPolicy is not JSON serializable"):
-            outer.spec.to_json()
+        for one in (env, outer):
+            with pytest.raises(SpikerlError, match=r"a policy, which JSON cannot: .*without"):
+                one.spec.to_json()
+        assert again.unwrapped.spec.to_json() == pole().unwrapped.spec.to_json()
         with pytest.raises(SpikerlError, match="cannot leave its process"):
             pickle.dumps(outer.spec)
         assert len(list(tmp_path.iterdir())) == 2

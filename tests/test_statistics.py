@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -329,59 +327,12 @@ def test_exact_sign_flips_are_scipys() -> None:
     assert paired(ours, theirs).p_value == pytest.approx(wanted.pvalue)
 
 
-@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    ("call", "where"),
-    [
-        (lambda x: share([1, 0, x]), "the values .* 1 of 3 .* at index 2"),
-        (lambda x: share([1, 0, x], [0, 0, 1]), "at index 2"),
-        (lambda x: mean([x, 1.0, x]), "2 of 3 are not.* at index 0"),
-        (lambda x: mean([x]), "1 of 1"),
-        (lambda x: iqm([x, 1, 2, 3]), "1 of 4"),
-        (lambda x: optimality_gap([1, x], 2), "at index 1"),
-        (lambda x: optimality_gap([1, 2], x), "target must be a finite number"),
-        (lambda x: paired([1, 2, 3, x, 5, 6], [1, 2, 2, 3, 4, 4]), "the first values.* index 3"),
-        (lambda x: paired([1, 2], [1, x]), "the second values .* at index 1"),
-        (lambda x: over_runs([[2, 3], [1, x]]), "run 1 must be .* 1 of 2 .* at index 1"),
-        (lambda x: over_runs({"a": [[1.0]], "b": [[x]]}), "run 0 of task b must be"),
-        (lambda x: improvement([x, 500], [1, 2]), "scores of the first must be .* index 0"),
-        (lambda x: improvement({"a": [1]}, {"a": [x]}), "scores of the second of task a must"),
-        (lambda x: profile([[1.0], [x]], [0.0]), "run 1 must be"),
-        (lambda x: profile([[1.0], [2.0]], [0.0, x]), "the thresholds must be .* at index 1"),
-    ],
-)
-def test_values_that_are_not_finite_are_refused_with_their_place(
-    call: Callable[[float], object], where: str, odd: float
-) -> None:
-    with pytest.raises(SpikerlError, match=where) as caught:
-        call(odd)
-    assert str(odd) in str(caught.value)
-
-
-@pytest.mark.parametrize("groups", [[0, 1], [], [[0], [0], [1]], 0])
-def test_groups_that_are_not_as_many_as_the_values_are_refused(groups: object) -> None:
-    for measure in (mean, share):
-        with pytest.raises(SpikerlError, match=r"a group for each of the 3 values, found groups"):
-            measure([1, 0, 1], groups=groups)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: iqm([]),
-        lambda: optimality_gap([], 1.0),
-        lambda: paired([], []),
-        lambda: over_runs({"a": []}),
-        lambda: improvement([1.0], []),
-        lambda: profile([], [1.0]),
-        lambda: profile([[1.0], [2.0]], []),
-    ],
-)
-def test_nothing_is_never_something(call: Callable[[], object]) -> None:
-    with pytest.raises(SpikerlError, match="found no"):
-        call()
-
-
-def test_values_in_rows_and_columns_are_refused() -> None:
-    with pytest.raises(SpikerlError, match=r"a row of values .*, found shape \(2, 2\)"):
-        mean([[1, 2], [3, 4]])
+def test_one_run_of_each_has_no_interval() -> None:
+    for got in (improvement([1], [0]), improvement({"a": [1], "b": [0]}, {"a": [0], "b": [0]})):
+        assert np.isnan([got.low, got.high]).all()
+        assert got.method == "no interval: one run of each"
+    assert improvement([1], [0]).value == 1.0
+    got = improvement([1.0, 2.0], [1.5])
+    assert (got.value, got.low, got.high) == (0.5, 0.0, 1.0)
+    assert got.method == "bootstrap over runs, where there are several"
+    assert improvement([1.0, 2.0], [1.5, 3.0]).method == "bootstrap over runs"

@@ -18,9 +18,7 @@ from spikerl.encoding import ENCODERS
 from spikerl.errors import SpikerlError
 from spikerl.wrappers import (
     EncodeObservation,
-    EventCamera,
     VectorEncodeObservation,
-    VectorEventCamera,
 )
 
 # The checkers would rather see environments without wrappers, with rows for observations and with
@@ -123,170 +121,60 @@ def test_vectors_of_environments_are_encoded_in_every_autoreset_mode(mode: Autor
     assert ended > 3
 
 
-def rendered(env_id: str = "CartPole-v1") -> gym.Env[Any, Any]:
-    return gym.make(env_id, render_mode="rgb_array")
+class Numbered(gym.Env[Any, Any]):
+    """Observations out of a space, whichever they are; an episode is 4 steps."""
 
-
-def test_events_add_up_to_the_change_of_log_intensity() -> None:
-    pytest.importorskip("pygame", reason="CartPole draws with pygame")
-    env = EventCamera(rendered(), threshold=0.1, shape=(40, 60), max_events=100)
-    events, _ = env.reset(seed=0)
-    assert not events.any()
-    start = env._sensor.seen(env.env.render()[None])[0]
-    total = np.zeros((40, 60))
-    for action in [1] * 8:
-        events = env.step(action)[0]
-        assert env.observation_space.contains(events)
-        assert not (events[0] * events[1]).any()
-        total += events[0] - events[1]
-    now = env._sensor.seen(env.env.render()[None])[0]
-    assert np.abs(total).sum() > 20
-    assert np.abs(start + 0.1 * total - now).max() < 0.1
-    events, _ = env.reset(seed=1)
-    assert not events.any()
-
-
-def test_events_beyond_the_most_come_later() -> None:
-    class Flash(gym.Env[Any, Any]):
-        observation_space = spaces.Box(0, 255, (2, 2), np.uint8)
-        action_space = spaces.Discrete(2)
-
-        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-            super().reset(seed=seed)
-            return np.zeros((2, 2), np.uint8), {}
-
-        def step(self, action: Any) -> Any:
-            return np.full((2, 2), 20, np.uint8), 0.0, False, False, {}
-
-    env = EventCamera(Flash(), threshold=1.0, shape=None, source="observation", max_events=2)
-    env.reset(seed=0)
-    found = [float(env.step(0)[0][0, 0, 0]) for _ in range(3)]
-    assert found == [2.0, 1.0, 0.0]  # log(21) = 3.04
-    check_env(env, skip_render_check=True)
-
-
-def test_an_event_camera_passes_the_checkers_and_is_made_again() -> None:
-    pytest.importorskip("pygame", reason="CartPole draws with pygame")
-    env = EventCamera(rendered(), shape=(30, 40))
-    check_env(env, skip_render_check=True)
-    assert env.spec is not None
-    again = gym.make(env.spec)
-    for e in (env, again):
-        e.reset(seed=2)
-    np.testing.assert_array_equal(env.step(1)[0], again.step(1)[0])
-
-
-class Walk(gym.Env[Any, Any]):
-    """A random picture each step; episodes of 3, 4, 5, 3, ... steps."""
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
-    observation_space = spaces.Box(0, 255, (6, 5, 3), np.uint8)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-        self.episodes = 0
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.observation_space = space
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.left = 3 + self.episodes % 3
-        self.episodes += 1
-        self.picture = self.np_random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-        return self.picture, {}
+        self.observation_space.seed(seed)
+        self.left = 4
+        self.seen = self.observation_space.sample()
+        return self.seen, {}
 
     def step(self, action: Any) -> Any:
         self.left -= 1
-        self.picture = self.np_random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-        return self.picture, 1.0, self.left == 0, False, {}
-
-    def render(self) -> Any:
-        return self.picture
-
-
-MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+        self.seen = self.observation_space.sample()
+        return self.seen, 0.0, self.left == 0, False, {}
 
 
 @pytest.mark.parametrize(
-    ("mode", "source"),
+    ("space", "from_zero"),
     [
-        *((mode, "observation") for mode in MODES),
-        *((mode, "render") for mode in MODES if mode is not AutoresetMode.SAME_STEP),
+        (spaces.Discrete(4, start=2), lambda seen: np.eye(4)[seen - 2]),
+        (
+            spaces.MultiDiscrete([2, 3], start=[-1, 5]),
+            lambda seen: np.concatenate([np.eye(2)[seen[0] + 1], np.eye(3)[seen[1] - 5]]),
+        ),
+        (
+            spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Discrete(3, start=7)}),
+            lambda seen: np.concatenate([seen["a"], np.eye(3)[seen["b"] - 7]]),
+        ),
     ],
 )
-def test_a_camera_for_many_sees_what_a_camera_around_each_sees(
-    mode: AutoresetMode, source: str
+def test_whole_numbers_are_counted_from_where_their_space_begins(
+    space: spaces.Space[Any], from_zero: Any
 ) -> None:
-    # so few events at once that some are left for the next observation
-    options = {"threshold": 0.3, "shape": (3, 5), "source": source, "max_events": 2}
-
-    def made(*wrappers: Any) -> SyncVectorEnv:
-        def one() -> gym.Env[Any, Any]:
-            env: gym.Env[Any, Any] = Walk("rgb_array")
-            for wrap in wrappers:
-                env = wrap(env)
-            return env
-
-        return SyncVectorEnv([one] * 3, autoreset_mode=mode)
-
-    wanted = made(lambda env: EventCamera(env, **options))
-    env = VectorEventCamera(made(), **options)
-    assert env.observation_space == wanted.observation_space
-    assert env.single_observation_space == wanted.single_observation_space
-    found, want = env.reset(seed=2)[0], wanted.reset(seed=2)[0]
-    ended = events = 0
-    for k in range(25):
-        np.testing.assert_array_equal(found, want)
-        assert env.observation_space.contains(found)
-        events += int(found.sum())
-        actions = np.zeros(3, int)
-        found, _, over, _, ours = env.step(actions)
-        want, *_, theirs = wanted.step(actions)
-        ended += int(over.sum())
-        assert ("final_obs" in ours) == ("final_obs" in theirs)
-        for i in np.flatnonzero(ours.get("_final_obs", [])):
-            assert ours["final_obs"][i].any()
-            np.testing.assert_array_equal(ours["final_obs"][i], theirs["final_obs"][i])
-        if mode is AutoresetMode.DISABLED:
-            over[k % 3] |= k % 5 == 4  # also one that goes on
-            if over.any():
-                found, _ = env.reset(options={"reset_mask": over.copy()})
-                want, _ = wanted.reset(options={"reset_mask": over.copy()})
-    assert ended > 9
-    assert events > 100
-
-
-def test_frames_of_rendered_vectors_become_events() -> None:
-    pytest.importorskip("pygame", reason="CartPole draws with pygame")
-    options = {"shape": (40, 60)}
-    plain = gym.make_vec(
-        "CartPole-v1",
-        2,
-        "sync",
-        wrappers=[lambda env: EventCamera(env, **options)],
-        render_mode="rgb_array",
+    env = EncodeObservation(Numbered(space), "constant", sim_steps=3)
+    train, _ = env.reset(seed=0)
+    for _ in range(4):
+        assert env.observation_space.contains(train)
+        np.testing.assert_allclose(train, np.tile(from_zero(env.unwrapped.seen), (3, 1)))
+        train = env.step(0)[0]
+    many = VectorEncodeObservation(
+        SyncVectorEnv([lambda: Numbered(space)] * 2, autoreset_mode=AutoresetMode.SAME_STEP),
+        "constant",
+        sim_steps=3,
     )
-    for kind in ("sync", "async"):
-        env = VectorEventCamera(
-            gym.make_vec("CartPole-v1", 2, kind, render_mode="rgb_array"), **options
-        )
-        env.reset(seed=1)
-        plain.reset(seed=1)
-        for _ in range(15):
-            actions = np.ones(2, int)
-            np.testing.assert_array_equal(env.step(actions)[0], plain.step(actions)[0])
-        env.close()
-
-
-def test_frames_that_are_never_drawn_are_refused() -> None:
-    makers = [lambda: Walk("rgb_array")] * 2
-    vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
-    with pytest.raises(SpikerlError, match=r"(?s)threshold must be > 0.*SAME_STEP.*NEXT_STEP"):
-        VectorEventCamera(vector, threshold=-1.0)
-    with pytest.raises(SpikerlError, match=r"frames of \(6, 5\) cannot be averaged to \(84, 84\)"):
-        VectorEventCamera(vector, source="observation").reset(seed=0)
-    assert VectorEventCamera(vector, source="observation", shape=None).reset()[0].shape == (
-        *(2, 2, 6, 5),
-    )
+    trains, _ = many.reset(seed=[0, 1])
+    for _ in range(5):
+        assert many.observation_space.contains(trains)
+        trains, *_, infos = many.step(np.zeros(2, int))
+        assert all(env.observation_space.contains(last) for last in infos.get("final_obs", ()))
 
 
 @pytest.mark.parametrize(
@@ -298,15 +186,25 @@ def test_frames_that_are_never_drawn_are_refused() -> None:
         ({"encoder": ["poisson"]}, r"encoder is \['poisson'\]; there are constant"),
         ({"encoder_kwargs": {"size": 1}}, "encoder_kwargs of 'poisson'"),
         ({"encoder_kwargs": {"scale": -1.0}}, "scale must be finite and > 0"),
+        ({"encoder_kwargs": {"size": 1}}, "there is no option size; it has scale, signed"),
+        (
+            {"encoder": "population", "encoder_kwargs": {"low": "a", "n_neurons": 2.5}},
+            "(?s)low is 'a', wanted a number.*n_neurons must be a whole number >= 1, found 2.5",
+        ),
+        ({"encoder_kwargs": {"scale": [[1], [2, 3]]}}, "wanted a number, or one for each input"),
+        ({"encoder_kwargs": {"signed": 1}}, "signed is 1, wanted True or False"),
+        ({"encoder": "constant", "encoder_kwargs": {"scale": 1}}, "option scale; it has none"),
+        ({"encoder_kwargs": {"scale": [1.0, 2.0]}}, r"another number of inputs.* give 4: found"),
+        (
+            {"encoder": "population", "encoder_kwargs": {"low": [-1.0, -2.0]}},
+            r"another number of inputs, .*\(4,\).* give 4",
+        ),
+        (
+            {"encoder": "population", "encoder_kwargs": {"sigma": [1.0, 2.0]}},
+            "encoder_kwargs of 'population'",
+        ),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpikerlError, match=message):
         EncodeObservation(gym.make("CartPole-v1"), **arguments)
-
-
-def test_what_an_event_camera_cannot_see_is_refused_with_every_reason() -> None:
-    with pytest.raises(SpikerlError, match=r"(?s)threshold must be > 0.*render_mode='rgb_array'"):
-        EventCamera(gym.make("CartPole-v1"), threshold=0.0)
-    with pytest.raises(SpikerlError, match="are no images"):
-        EventCamera(gym.make("CartPole-v1"), source="observation")

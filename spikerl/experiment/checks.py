@@ -1,21 +1,19 @@
 """What an experiment names is looked at before its first cell runs: agents, settings, back ends.
 
-Imports grid, cell and the registry; SB3 and torch late.
+Imports grid, cell, trained, trial and the registry; SB3 and torch late.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from spikerl import backends
 from spikerl.backends.base import capability_problems
-from spikerl.errors import ConversionError, SpikerlError, listed, one_line
+from spikerl.errors import ConversionError, SpikerlError, listed
 from spikerl.experiment.cell import Cell
 from spikerl.experiment.grid import (
     AgentEntry,
@@ -25,19 +23,9 @@ from spikerl.experiment.grid import (
     read_data,
     understood,
 )
+from spikerl.experiment.trained import Trained, trained_agent
+from spikerl.experiment.trial import trial_problems
 from spikerl.network import Dense, SpikingNetwork
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A checkpoint that was looked into.
-
-    origin: see Cell; steps, network: of one that spikes already, else None.
-    """
-
-    origin: dict[str, Any]
-    steps: int | None
-    network: SpikingNetwork | None
 
 
 def read_cells(path: str | os.PathLike[str], *, here: bool = True) -> tuple[Cell, ...]:
@@ -56,18 +44,22 @@ def read_cells(path: str | os.PathLike[str], *, here: bool = True) -> tuple[Cell
 def cells_of(grid: Grid, *, here: bool = True) -> tuple[Cell, ...]:
     """Every cell of a grid.
 
-    here: the cells run on this machine, so the back ends must be usable here.
+    here: the cells run on this machine, so the back ends must be usable here, with the options and
+          interpreters that are given; another machine's are not looked at.
     Raises SpikerlError with all that would go wrong: files that are no checkpoints, environments
-    that are not there, settings convert() refuses, back ends that are missing or cannot run what a
-    conversion makes, steps and settings that an agent which spikes already does not have.
+    that are not there or have other spaces, statistics of other observations, settings convert()
+    refuses, back ends that are missing, lack an option or cannot run what a conversion makes, steps
+    and settings that an agent which spikes already does not have.
     """
     return _cells(grid, *_looked_at(grid, here))
 
 
-def _looked_at(grid: Grid, here: bool) -> tuple[list[str], list[_Trained]]:
+def _looked_at(grid: Grid, here: bool) -> tuple[list[str], list[Trained]]:
     """What is wrong with what a grid names, and its agents: all, if nothing is."""
     problems: list[str] = []
-    trained = [found for agent in grid.agents if (found := _trained(agent, problems)) is not None]
+    trained = [
+        found for agent in grid.agents if (found := trained_agent(agent, problems)) is not None
+    ]
     for conversion in grid.conversions:
         problems += _argument_problems(conversion, grid)
     for backend in grid.backends:
@@ -82,7 +74,7 @@ def _looked_at(grid: Grid, here: bool) -> tuple[list[str], list[_Trained]]:
     return problems, trained
 
 
-def _cells(grid: Grid, problems: list[str], trained: list[_Trained]) -> tuple[Cell, ...]:
+def _cells(grid: Grid, problems: list[str], trained: list[Trained]) -> tuple[Cell, ...]:
     from spikerl.conversion import STEPS
 
     if problems:
@@ -107,55 +99,7 @@ def _cells(grid: Grid, problems: list[str], trained: list[_Trained]) -> tuple[Ce
     return cells
 
 
-def _trained(agent: AgentEntry, problems: list[str]) -> _Trained | None:
-    """What a checkpoint's files say; a problem where they cannot be used."""
-    from spikerl.conversion.algorithms import plain_stack
-    from spikerl.conversion.checkpoints import load_checkpoint
-    from spikerl.conversion.environments import maker, todays_id
-    from spikerl.conversion.export import exported
-
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            checkpoint = load_checkpoint(agent.source)
-            model = checkpoint.model
-            name = agent.env or checkpoint.env_id
-            if name is None:
-                raise SpikerlError(
-                    f"{agent.source} does not say which environment it is for; give it env"
-                )
-            kwargs = {} if agent.env else dict(checkpoint.env_kwargs)
-            wrappers = () if agent.env else checkpoint.wrappers
-            with maker(todays_id(name), kwargs, wrappers)() as env:
-                space = env.action_space
-            if space != model.action_space:
-                raise SpikerlError(
-                    f"{name} has the actions {space}, {agent.source} was trained for "
-                    f"{model.action_space}"
-                )
-            environment = todays_id(name)
-            stack = plain_stack(model.policy, model.observation_space, model.action_space, 0.0)
-            spikes = stack.layers[0].spikes
-            network = None if spikes is None else exported(stack).network
-        statistics = agent.vecnormalize or checkpoint.vecnormalize
-        digest = None
-        if statistics is not None:
-            digest = hashlib.sha256(Path(statistics).read_bytes()).hexdigest()
-    except (SpikerlError, OSError) as error:
-        problems.append(f"agent {agent.name}: {one_line(error)}")
-        return None
-    origin = {
-        "sha256": checkpoint.details["sha256"],
-        "vecnormalize": digest,
-        "algorithm": checkpoint.details["algorithm"],
-        "environment": environment,
-        "env_kwargs": {key: repr(value) for key, value in kwargs.items()},
-        "wrappers": [repr(wrapper) for wrapper in wrappers],
-        "spiking": spikes is not None,
-    }
-    return _Trained(origin, None if spikes is None else spikes.sim_steps, network)
-
-
-def _spiking_problems(agent: AgentEntry, found: _Trained, grid: Grid) -> list[str]:
+def _spiking_problems(agent: AgentEntry, found: Trained, grid: Grid) -> list[str]:
     """What a grid asks of an agent that spikes already, and is exported as it is."""
     if found.steps is None or found.network is None:
         return []
@@ -229,7 +173,7 @@ def _backend_problems(backend: BackendEntry, here: bool) -> list[str]:
         if backend.name not in backends.available():
             return [f"there is no back end {backend.name!r}; {_known()}"]
         return [str(error)]
-    return []
+    return trial_problems(backend) if here else []
 
 
 def _pair_problems(conversion: ConversionEntry, backend: BackendEntry) -> list[str]:

@@ -11,7 +11,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from math import prod
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ NODES = (
     *("HalfThresholdIFNode", "SimpleIFNode", "SimpleLIFNode"),
 )
 WHERE = f"{LIBRARY}.activation_based"
+_OTHERWISE = ("MultiLevelSpikeCount", "PoissonPass")  # fire more than once, or by chance
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class ForeignNeuron:
     """A neuron of SpikingJelly 2, with its own semantics.
 
     kind:    "spikingjelly:" and one of NODES.
-    options: for its constructor: tau, v_threshold, v_reset, decay_input, detach_reset, backend.
+    options: for its constructor: tau (init_tau for ParametricLIFNode), v_threshold, v_reset,
+             decay_input, detach_reset; surrogate_function is a name of SpikingJelly's module
+             surrogate, such as "ATan", in any case, or an object of it.
     Raises SpikerlError for a name that is none of these.
     """
 
@@ -58,7 +63,7 @@ class ForeignNeuron:
         return {"kind": self.kind, **{x: self.options[x] for x in names if x in self.options}}
 
     def node(self) -> Any:
-        """A new one, for all steps at once."""
+        """A new one, for all steps at once; raises SpikerlError with the library's reason."""
         try:
             neurons = import_module(f"{WHERE}.neuron")
         except ImportError as error:
@@ -66,11 +71,40 @@ class ForeignNeuron:
                 f"{self.kind} needs SpikingJelly: pip install --no-deps 'spikingjelly>=2,<3' and "
                 "loguru"
             ) from error
-        try:
-            return getattr(neurons, self.kind.partition(":")[2])(**self.options, step_mode="m")
-        except (TypeError, ValueError, AssertionError) as error:
-            found = dict(self.options)
-            raise SpikerlError(f"{self.kind} cannot be made of {found}: {error}") from error
+        kind, found = getattr(neurons, self.kind.partition(":")[2]), dict(self.options)
+        taken = {x: p.default for x, p in signature(kind).parameters.items() if x != "step_mode"}
+        reason = ""
+        if unknown := [name for name in found if name not in taken]:
+            reason = f"it has no {', '.join(unknown)}, but {', '.join(taken)}"
+        else:
+            try:
+                return kind(**{x: _as_taken(found[x], taken[x]) for x in found}, step_mode="m")
+            except (SpikerlError, TypeError, ValueError, AssertionError) as error:
+                reason = str(error) or _asserted(error)
+        raise SpikerlError(f"{self.kind} cannot be made of {found}: {reason}")
+
+
+def _as_taken(value: Any, usual: Any) -> Any:
+    """A plain value as SpikingJelly takes it: whole numbers as floats, surrogates as objects."""
+    if isinstance(usual, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(usual, nn.Module) or isinstance(value, nn.Module):
+        return value
+    module = import_module(f"{WHERE}.surrogate")
+    base = module.SurrogateFunctionBase
+    kinds = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, base)]
+    kinds = [x for x in kinds if x is not base and x.__name__ not in _OTHERWISE]
+    named = {kind.__name__.lower(): kind for kind in kinds}
+    if not isinstance(value, str) or value.lower() not in named:
+        known = ", ".join(kind.__name__ for kind in named.values())
+        raise SpikerlError(f"surrogate_function is {value!r}; there are {known}")
+    return named[value.lower()]()
+
+
+def _asserted(error: BaseException) -> str:
+    """What the library asserted, of which its error says nothing."""
+    line = extract_tb(error.__traceback__)[-1].line or ""
+    return f"it wants {line.removeprefix('assert ') or 'other values'}"
 
 
 class ForeignLayer(nn.Module):

@@ -42,7 +42,7 @@ class PopulationEncoder(nn.Module):
         spikes: str = "equidistant",
     ) -> None:
         super().__init__()
-        usual = RANGES.get(squash, (0.0, 1.0, 1.0))
+        usual = RANGES.get(squash if isinstance(squash, str) else "", (0.0, 1.0, 1.0))
         found = (low, high, width)
         start, end, sigma = (
             mine if own is None else own for own, mine in zip(found, usual, strict=True)
@@ -52,9 +52,11 @@ class PopulationEncoder(nn.Module):
             problems.append(f"squash is {squash!r}; there are {', '.join(SQUASHES)}")
         if spikes not in SPIKES:
             problems.append(f"spikes is {spikes!r}; there are {', '.join(SPIKES)}")
-        if not (np.isfinite([start, end]).all() and start < end):
+        odd = {k: v for k, v in (("low", start), ("high", end), ("width", sigma)) if not _finite(v)}
+        problems += [f"{k} must be a finite number, found {v!r}" for k, v in odd.items()]
+        if not {"low", "high"} & set(odd) and start >= end:
             problems.append(f"low must be below high, found {start!r} and {end!r}")
-        if not (np.isfinite(sigma) and sigma > 0):
+        if "width" not in odd and sigma <= 0:
             problems.append(f"width must be > 0, found {sigma!r}")
         if problems:
             raise SpikerlError(listed("this population encoder cannot be", problems))
@@ -133,6 +135,11 @@ def _population_problems(size: Any) -> list[str]:
     if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
         return []
     return [f"size must be a whole number of neurons >= 1, found {size!r}"]
+
+
+def _finite(value: Any) -> bool:
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return bool(number and np.isfinite(value))
 
 
 def _array(tensor: Tensor) -> FloatArray:

@@ -23,8 +23,18 @@ def learning(runs: Mapping[str, Sequence[str | os.PathLike[str]]], what: str = "
     runs: folders of training runs by name, each with the evaluations.npz that SB3's EvalCallback
           (in rl-zoo: --eval-freq) writes. The interval is a bootstrap over the runs of a name and
           their episodes; of a single run it is about the episodes alone.
-    Raises SpikerlError with every folder that has none, or was judged at other time steps.
+    Raises SpikerlError for anything but folders by name, and with every folder that has none, or
+    was judged at other time steps.
     """
+    if not isinstance(runs, Mapping):
+        raise SpikerlError(
+            f"runs is {type(runs).__name__}; wanted folders of training runs by name, such as "
+            "{'spiking': [folder, ...]}"
+        )
+    for name, folders in runs.items():
+        several = isinstance(folders, Sequence) and not isinstance(folders, (str, bytes))
+        if not several or not all(isinstance(path, (str, os.PathLike)) for path in folders):
+            raise SpikerlError(f"the runs of {name!r} are {folders!r}; wanted a list of folders")
     if not runs or not all(runs.values()):
         raise SpikerlError("wanted folders of training runs, found a name without any")
     found = {name: _read(name, folders) for name, folders in runs.items()}

@@ -6,6 +6,7 @@ Imports gymnasium, agent, encoding, preprocessing and arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -41,14 +42,22 @@ class _Encoding:
             )
         if problems:
             raise SpikerlError(listed("observations cannot be encoded like this", problems))
+        if problems := _option_problems(ENCODERS[encoder], options):
+            raise SpikerlError(listed(f"encoder_kwargs of {encoder!r} cannot be used", problems))
         self.sim_steps = int(sim_steps)
         try:
             self.encoder: Encoder = ENCODERS[encoder](**options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # such as several numbers where it takes one
             raise SpikerlError(f"encoder_kwargs of {encoder!r}: {error}") from None
         self.preprocessing: Preprocessing = from_space(space)
+        self.starts = _starts(space)
         n = self.preprocessing.n_outputs()
         shape = (self.sim_steps, self.encoder.n_channels(n))
+        if not _fits(self.encoder, n, shape):
+            raise SpikerlError(
+                f"encoder_kwargs of {encoder!r} are for another number of inputs, the observations "
+                f"{space} give {n}: found {dict(options)}"
+            )
         low, high = np.zeros(shape[1]), np.ones(shape[1])
         if isinstance(self.encoder, ConstantCurrent):
             low, high = _bounds(space, n)
@@ -64,9 +73,20 @@ class _Encoding:
 
     def batch(self, observations: Any) -> NDArray[np.float32]:
         """Trains [B, T, channels] of a batch, or of one observation (B = 1)."""
-        rows = self.preprocessing(observations)
+        rows = self.preprocessing(self._from_zero(observations))
         trains: FloatArray = self.encoder.encode(rows, self.sim_steps, self.rng)
         return np.ascontiguousarray(np.swapaxes(trains, 0, 1), dtype=np.float32)
+
+    def _from_zero(self, observations: Any) -> Any:
+        """Whole numbers of spaces that begin elsewhere, counted from 0 on."""
+        if not self.starts:
+            return observations
+        if None in self.starts:
+            return np.asarray(observations) - self.starts[None]
+        return {
+            key: np.asarray(part) - self.starts[key] if key in self.starts else part
+            for key, part in observations.items()
+        }
 
 
 class EncodeObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -76,9 +96,11 @@ class EncodeObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructor
     sim_steps:      T.
     encoder_kwargs: of the encoder, see spikerl.encoding: scale, signed, n_neurons, ...
 
-    Images are divided by 255, whole numbers become one-hot, Dict entries lie side by side, as
-    spikerl.preprocessing has it. reset(seed=...) seeds the encoder's chance as well.
-    Raises SpikerlError for an encoder that does not exist, T < 1 or another observation space.
+    Images are divided by 255, whole numbers become one-hot from their space's start on, Dict
+    entries lie side by side, as spikerl.preprocessing has it. reset(seed=...) seeds the encoder's
+    chance as well.
+    Raises SpikerlError for an encoder that does not exist, T < 1, arguments that are none of the
+    encoder's or for another number of inputs, or another observation space.
     """
 
     def __init__(
@@ -148,6 +170,48 @@ class VectorEncodeObservation(VectorWrapper[Any, Any, Any, Any, Any], RecordCons
                 last[i] = self._encoding.batch(last[i])[0]
             infos = {**infos, "final_obs": last}
         return self._encoding.batch(observations), rewards, terminations, truncations, infos
+
+
+def _option_problems(encoder: type[Encoder], options: Mapping[str, Any]) -> list[str]:
+    """Options an encoder does not have, and values of another kind than its own."""
+    usual = {entry.name: entry.default for entry in fields(encoder)}  # type: ignore[arg-type]
+    problems = []
+    for name, value in options.items():
+        if name not in usual:
+            known = f"it has {', '.join(usual)}" if usual else "it has none"
+            problems.append(f"there is no option {name}; {known}")
+        elif isinstance(usual[name], bool):
+            if not isinstance(value, (bool, np.bool_)):
+                problems.append(f"{name} is {value!r}, wanted True or False")
+        elif isinstance(usual[name], int):
+            problems += checked_whole(name, value)
+        elif isinstance(usual[name], float) and not _numeric(value):
+            problems.append(f"{name} is {value!r}, wanted a number, or one for each input")
+    return problems
+
+
+def _numeric(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "iuf"
+    except ValueError:  # rows of different length
+        return False
+
+
+def _fits(encoder: Encoder, n: int, shape: tuple[int, int]) -> bool:
+    """Whether an encoder makes trains [T, channels] of n numbers."""
+    try:
+        train = encoder.encode(np.zeros((1, n)), shape[0], np.random.default_rng(0))
+    except ValueError:  # of numpy: scales or ranges for other inputs
+        return False
+    return train.shape == (shape[0], 1, shape[1])
+
+
+def _starts(space: spaces.Space[Any]) -> dict[str | None, Any]:
+    """The first of the whole numbers by Dict key, None outside a Dict, where it is not 0."""
+    if isinstance(space, spaces.Dict):
+        return {key: start for key, s in space.items() for start in _starts(s).values()}
+    start = getattr(space, "start", 0)
+    return {None: np.asarray(start, dtype=np.int64)} if np.any(start) else {}
 
 
 def _bounds(space: spaces.Space[Any], n: int) -> tuple[FloatArray, FloatArray]:

@@ -74,7 +74,8 @@ class EventCamera(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
     source:     "render" for frames of render(), which needs render_mode="rgb_array", or
                 "observation" for images [H, W], [H, W, 1] or [H, W, 3] of 0..255.
     threshold:  in natural log units; the log is of 1 + intensity.
-    shape:      (H, W), frames are averaged down to it; None keeps their size.
+    shape:      (H, W), frames are averaged down to it; None keeps their size, for which a camera
+                that looks at frames resets the environment once, without a seed.
     max_events: per pixel and observation; what is left comes with the next one.
     Raises SpikerlError for an environment that does not render so, or other observations.
     """
@@ -245,11 +246,25 @@ def _problems(
 
 
 def _size(camera: EventCamera | VectorEventCamera, space: spaces.Space[Any]) -> tuple[int, int]:
-    """Height and width of what the camera will see."""
+    """Height and width of what the camera will see.
+
+    A frame can only be drawn after a reset. That has no seed, or every unseeded reset after it
+    would be the same; a chance that was seeded before goes on as if it had not been.
+    """
     shape: tuple[int, ...] = space.shape or ()
     if camera._source == "render":
-        camera.env.reset(seed=0)
+        inner: Any = camera.env.unwrapped
+        owners = [inner, *(env.unwrapped for env in getattr(inner, "envs", ()))]
+        chances = [getattr(owner, "_np_random", None) for owner in owners]
+        states = [
+            (chance, chance.bit_generator.state)
+            for chance in chances
+            if isinstance(chance, np.random.Generator)
+        ]
+        camera.env.reset()
         frames: Any = camera.env.render()
+        for chance, state in states:
+            chance.bit_generator.state = state
         shape = np.shape(frames if isinstance(camera, EventCamera) else frames[0])
     return int(shape[0]), int(shape[1])
 

@@ -9,12 +9,13 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
@@ -47,6 +48,24 @@ class SharedPolicy:
             "RecordSpikes holds a policy, which cannot leave its process: send the environment "
             "without the wrapper, and put RecordSpikes(env, policy) around it there"
         )
+
+
+class RecordingSpec(EnvSpec):
+    """The spec of an environment around which there is a RecordSpikes: JSON cannot hold a policy.
+
+    Whatever wraps the environment further copies it, so the sentence below is theirs as well.
+    """
+
+    def to_json(self) -> str:
+        """Raises SpikerlError while a policy is among the wrappers' arguments."""
+        for wrapper in self.additional_wrappers:
+            if any(isinstance(v, SharedPolicy) for v in (wrapper.kwargs or {}).values()):
+                raise SpikerlError(
+                    "RecordSpikes holds a policy, which JSON cannot: write the spec of the "
+                    "environment without the wrapper, and put RecordSpikes(env, policy) around "
+                    "what is made of it"
+                )
+        return super().to_json()
 
 
 @dataclass
@@ -114,6 +133,16 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 raise SpikerlError(f"{place} cannot be made: {error.strerror}") from None
         self._ended: Literal["terminated", "truncated", "unfinished"]
         self._begin(None)
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]  # as Wrapper itself has it
+        """The environment's with this wrapper; it makes both again in this process."""
+        plain = super().spec
+        if plain is None or isinstance(plain, RecordingSpec):
+            return plain
+        given = {entry.name: getattr(plain, entry.name) for entry in fields(plain) if entry.init}
+        self._cached_spec = RecordingSpec(**given)
+        return self._cached_spec
 
     @property
     def policy(self) -> HardwarePolicy:
