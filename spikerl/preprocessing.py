@@ -288,6 +288,13 @@ def from_space(
     entries: Mapping[Any, spaces.Space[Any]] = (
         space.spaces if isinstance(space, spaces.Dict) else {None: space}
     )
+    if stray := [key for key in normalize if key not in entries]:
+        wanted = f"those of {', '.join(entries)}" if None not in entries else "those of one array"
+        found = ", ".join("one array" if key is None else key for key in stray)
+        raise ShapeError(
+            f"the normalisation statistics are of {found}, wanted {wanted}: they belong to another "
+            "environment"
+        )
     inputs = []
     for key, entry in entries.items():
         steps: list[Step] = []

@@ -191,6 +191,19 @@ def test_observations_that_cannot_be_are_refused(space: Any, observation: Any, r
         from_space(space)(observation)
 
 
+@pytest.mark.parametrize(
+    ("space", "key", "message"),
+    [
+        (spaces.Box(-1, 1, (2,)), "goal", "are of goal, wanted those of one array: they belong"),
+        (spaces.Dict(a=spaces.Box(-1, 1, (2,))), None, "are of one array, wanted those of a: they"),
+    ],
+)
+def test_statistics_of_other_entries_are_refused(space: Any, key: Any, message: str) -> None:
+    statistics = Normalize(np.zeros(2), np.ones(2))
+    with pytest.raises(ShapeError, match=message):
+        from_space(space, normalize={key: statistics})
+
+
 def test_statistics_of_another_environment_are_refused() -> None:
     with pytest.raises(ShapeError, match="belong to another environment"):
         from_space(BOX, normalize={None: Normalize(np.zeros(2), np.ones(2))})

@@ -129,14 +129,7 @@ def _check_statistics(path: Any, space: spaces.Space[Any]) -> None:
     """Raise SpikerlError unless these statistics are of such observations."""
     from spikerl.conversion.vecnormalize import statistics
 
-    found = statistics(path)
-    entries = set(space) if isinstance(space, spaces.Dict) else {None}
-    if set(found) - entries:
-        raise SpikerlError(
-            f"{path} normalises {sorted(map(str, found))}, which the observations {_shown(space)} "
-            "do not have"
-        )
-    from_space(space, normalize=found)
+    from_space(space, normalize=statistics(path))
 
 
 def _sum(path: Any) -> str:
