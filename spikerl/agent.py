@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from spikerl.decoding import Binary, Categorical, Decoder, FirstSpike, Gaussian, Head
 from spikerl.encoding import Encoder
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.network import Recording, SpikingNetwork
 from spikerl.preprocessing import Preprocessing
 from spikerl.report import ConversionReport
@@ -111,21 +111,6 @@ class SpikingAgent:
         from spikerl.files import load_agent
 
         return load_agent(path)
-
-
-def checked_whole(name: str, value: Any, least: int = 1) -> list[str]:
-    """The problem with a whole number such as sim_steps, if there is one."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if whole and value >= least:
-        return []
-    return [f"{name} must be a whole number >= {least}, found {value!r}"]
-
-
-def checked_seed(seed: Any) -> list[str]:
-    """The problem with a seed, if there is one; None lets chance decide."""
-    if seed is None or not checked_whole("seed", seed, least=0):
-        return []
-    return [f"seed must be None or a whole number >= 0, found {seed!r}"]
 
 
 def _head_problems(head: Head, space: spaces.Space[Any]) -> list[str]:

@@ -24,11 +24,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from spikerl import backends
-from spikerl.agent import SpikingAgent, checked_whole
+from spikerl.agent import SpikingAgent
 from spikerl.backends.base import Backend
 from spikerl.conversion import check_arguments, convert
 from spikerl.conversion.environments import made_again, made_from, maker, todays_id
-from spikerl.errors import ConversionError, ConversionWarning
+from spikerl.errors import ConversionError, ConversionWarning, checked_whole
 from spikerl.evaluation import evaluate
 from spikerl.hardware import HardwarePolicy
 from spikerl.operations import Tally

@@ -1,6 +1,7 @@
 """The errors spikerl raises on purpose; every one is a SpikerlError and says what to do next."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 
@@ -88,3 +89,18 @@ def refuse(headline: str, problems: list[str]) -> None:
     """Raise SpikerlError if there are problems; the headline is said where there are several."""
     if problems:
         raise SpikerlError(problems[0] if len(problems) == 1 else listed(headline, problems))
+
+
+def checked_whole(name: str, value: Any, least: int = 1) -> list[str]:
+    """The problem with a whole number such as sim_steps, if there is one."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if whole and value >= least:
+        return []
+    return [f"{name} must be a whole number >= {least}, found {value!r}"]
+
+
+def checked_seed(seed: Any) -> list[str]:
+    """The problem with a seed, if there is one; None lets chance decide."""
+    if seed is None or not checked_whole("seed", seed, least=0):
+        return []
+    return [f"seed must be None or a whole number >= 0, found {seed!r}"]

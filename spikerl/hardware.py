@@ -13,10 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spikerl import backends
-from spikerl.agent import SpikingAgent, checked_seed, checked_whole
+from spikerl.agent import SpikingAgent
 from spikerl.backends.base import Backend
 from spikerl.backends.worker import WorkerBackend
-from spikerl.errors import ConversionWarning, SessionClosed, ShapeError, SpikerlError
+from spikerl.errors import (
+    ConversionWarning,
+    SessionClosed,
+    ShapeError,
+    SpikerlError,
+    checked_seed,
+    checked_whole,
+)
 from spikerl.network import FloatArray, Recording
 from spikerl.preprocessing import Observation
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, checked_whole
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -339,6 +339,5 @@ def _number(name: str, value: float) -> float:
 
 
 def _check_resamples(resamples: Any) -> None:
-    whole = isinstance(resamples, (int, np.integer)) and not isinstance(resamples, bool)
-    if not (whole and resamples >= 1):
-        raise SpikerlError(f"resamples must be a whole number >= 1, found {resamples!r}")
+    for problem in checked_whole("resamples", resamples):
+        raise SpikerlError(problem)

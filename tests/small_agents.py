@@ -271,8 +271,12 @@ AGENTS: dict[str, Callable[[], SpikingAgent]] = {
 
 def observations(agent: SpikingAgent, n: int = 6) -> Any:
     """n observations from the agent's space."""
-    space = agent.observation_space
-    space.seed(5)
+    return observations_of(agent.observation_space, n, seed=5)
+
+
+def observations_of(space: spaces.Space[Any], n: int, seed: int) -> Any:
+    """n observations, each kind of entry as an array of its own."""
+    space.seed(seed)
     drawn = [space.sample() for _ in range(n)]
     if isinstance(space, spaces.Dict):
         return {key: np.stack([one[key] for one in drawn]) for key in space.spaces}

@@ -10,10 +10,10 @@ import pytest
 from gymnasium import spaces
 from small_agents import AGENTS, pole, walker
 
-from spikerl.agent import SpikingAgent, checked_whole
+from spikerl.agent import SpikingAgent
 from spikerl.decoding import Binary, Categorical, Decoder, FinalPotential, Gaussian, SpikeCount
 from spikerl.encoding import LatencySpike, PoissonSpikes
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, checked_whole
 from spikerl.network import Dense, SpikingNetwork
 from spikerl.preprocessing import Normalize, from_space
 

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
+from advice import ignored
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -19,18 +20,7 @@ from spikerl.envs import IDS, Catch
 from spikerl.errors import SpikerlError
 from spikerl.wrappers import KeepEntries
 
-# The checkers would rather see environments without wrappers, with rows for observations, CartPole
-# with bounds, and Pendulum with actions of one size; none of that is an error.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{advice}")
-    for advice in (
-        "different from the unwrapped version",
-        "unconventional shape",
-        "symmetric and normalized",
-        "value is (-)?infinity",
-        "It seems that your observation .* is an image",
-    )
-]
+pytestmark = ignored("It seems that your observation .* is an image")
 
 
 @pytest.mark.parametrize("env_id", IDS)

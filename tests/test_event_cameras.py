@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from advice import ignored
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -14,16 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from spikerl.errors import SpikerlError
 from spikerl.wrappers import EventCamera, VectorEventCamera
 
-# The checkers give advice that does not fit what is tested here; none of that is an error.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{advice}")
-    for advice in (
-        "different from the unwrapped version",
-        "unconventional shape",
-        "symmetric and normalized",
-        "value is (-)?infinity",
-    )
-]
+pytestmark = ignored()
 
 
 def rendered(env_id: str = "CartPole-v1") -> gym.Env[Any, Any]:

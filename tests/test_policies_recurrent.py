@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from policies import Spaces, box
 from sb3_contrib import RecurrentPPO
+from small_agents import observations_of
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -44,15 +45,6 @@ def model(seen: spaces.Space[Any], steps: int = 64, **policy_kwargs: Any) -> Any
     return made.learn(steps) if steps else made
 
 
-def rows_of(seen: spaces.Space[Any], n: int) -> Any:
-    """n observations, each kind of entry as an array of its own."""
-    seen.seed(0)
-    found = [seen.sample() for _ in range(n)]
-    if isinstance(seen, spaces.Dict):
-        return {key: np.stack([row[key] for row in found]) for key in seen.spaces}
-    return np.stack(found)
-
-
 def one_of(rows: Any, k: int) -> Any:
     """The k-th observation as a batch of one."""
     if isinstance(rows, dict):
@@ -74,7 +66,7 @@ def one_of(rows: Any, k: int) -> Any:
 def test_what_a_memory_sees_is_deployed_with_its_state(
     seen: spaces.Space[Any], keywords: dict[str, Any], tmp_path: Path
 ) -> None:
-    trained, rows = model(seen, **keywords), rows_of(seen, 200)
+    trained, rows = model(seen, **keywords), observations_of(seen, 200, seed=0)
     joined = isinstance(trained.policy.features_extractor, CombinedExtractor)
     assert joined == isinstance(seen, spaces.Dict)
     agent = spikerl.convert(trained, observations=rows)

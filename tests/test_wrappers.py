@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from advice import ignored
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -21,17 +22,7 @@ from spikerl.wrappers import (
     VectorEncodeObservation,
 )
 
-# The checkers would rather see environments without wrappers, with rows for observations and with
-# bounds that the environments below do not have; none of that is an error.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{advice}")
-    for advice in (
-        "different from the unwrapped version",
-        "unconventional shape",
-        "symmetric and normalized",
-        "value is (-)?infinity",
-    )
-]
+pytestmark = ignored()
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "poisson": {"scale": 2.0},

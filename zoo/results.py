@@ -61,11 +61,10 @@ and without the last two options for the ordinary network, with rl-zoo3's own se
 number of time steps; `python zoo/trained.py ALGO ENV --steps N` runs both. Where rl-zoo3 has no
 settings, as for MuJoCo's v5, the ordinary network has those of zoo/ALGO.yml with another policy.
 proxy_td3 is TD3 with a proxy target, by `zoo/train.py`. What a line changes of the settings is
-named in it. Returns are of
-30 deterministic episodes of the last model of each run, on seeds not trained on: the mean of each
-run, and the interquartile mean over all episodes (bootstrap over runs and episodes). Seeds of the
-runs are 0, 1 and 2, in this order; rl_zoo3, SB3 and sb3-contrib 2.9.2, Gymnasium 1.4.0, torch
-2.13.0 on the CPU.
+named in it. Returns are of 30 deterministic episodes of the last model of each run, on seeds not
+trained on: the mean of each run, and the interquartile mean over all episodes (bootstrap over runs
+and episodes). Seeds of the runs are 0, 1 and 2, in this order; rl_zoo3, SB3 and sb3-contrib 2.9.2,
+Gymnasium 1.4.0, torch 2.13.0 on the CPU.
 """
 EVERYWHERE = """
 ## One agent on every back end

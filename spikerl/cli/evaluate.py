@@ -48,10 +48,11 @@ def evaluate(
 ) -> None:
     """Run the original and the spiking agent on the same seeds, side by side."""
     from spikerl import backends, energy
-    from spikerl.agent import SpikingAgent, checked_seed, checked_whole
+    from spikerl.agent import SpikingAgent
     from spikerl.conversion import convert as to_agent
     from spikerl.conversion.checkpoints import checkpoint_file
     from spikerl.conversion.environments import todays_id
+    from spikerl.errors import checked_seed, checked_whole
     from spikerl.metrics import error_unit
 
     # what can be known is refused before the work begins

@@ -28,7 +28,7 @@ def experiment(
     as_json: Json = False,
 ) -> None:
     """Measure agents x conversions x back ends x steps x seeds; go on where a run stopped."""
-    from spikerl.agent import checked_whole
+    from spikerl.errors import checked_whole
     from spikerl.experiment import Table, default_path, read_cells
     from spikerl.page import check_installed
 

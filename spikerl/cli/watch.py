@@ -37,7 +37,8 @@ def watch(
 ) -> None:
     """Write videos of an agent acting, with a raster of its spikes beside the frame."""
     from spikerl import backends
-    from spikerl.agent import SpikingAgent, checked_seed, checked_whole
+    from spikerl.agent import SpikingAgent
+    from spikerl.errors import checked_seed, checked_whole
     from spikerl.hardware import HardwarePolicy
 
     # what can be known is refused before the work begins

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from spikerl import backends
-from spikerl.agent import SpikingAgent, checked_seed, checked_whole
+from spikerl.agent import SpikingAgent
 from spikerl.conversion import build, candidate, export, fidelity, search
 from spikerl.conversion import observations as observing
 from spikerl.conversion.sources import Source, open_source
 from spikerl.conversion.stack import PlainStack
 from spikerl.conversion.thresholds import RULES
 from spikerl.conversion.verification import verify
-from spikerl.errors import ConversionError, ConversionWarning
+from spikerl.errors import ConversionError, ConversionWarning, checked_seed, checked_whole
 from spikerl.network import RESETS, Reset
 from spikerl.operations import dense_macs
 

@@ -169,7 +169,7 @@ def _squashed_gaussian(actor: Any, space: spaces.Space[Any]) -> PlainStack:
         mu = mu[0]
     head = _box_head(space, squash="tanh", noise="unknown", mean_limit=limit)
     chain.append(("actor.mu.0" if limit else "actor.mu", mu))
-    return _stack(chain, actor.observation_space, head, *((mu,) if beside else ()))
+    return _stack(chain, actor.observation_space, head, mu if beside else None)
 
 
 def _random_search(policy: ARSPolicy, space: spaces.Space[Any]) -> PlainStack:

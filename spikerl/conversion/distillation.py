@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from spikerl.agent import SpikingAgent, checked_seed, checked_whole
+from spikerl.agent import SpikingAgent
 from spikerl.conversion import fidelity
 from spikerl.conversion import observations as observing
 from spikerl.conversion.build import rounded
@@ -28,7 +28,7 @@ from spikerl.conversion.sources import Source, open_source
 from spikerl.conversion.verification import verify
 from spikerl.decoding import FinalPotential
 from spikerl.encoding import ConstantCurrent
-from spikerl.errors import ConversionError, SpikerlError
+from spikerl.errors import ConversionError, SpikerlError, checked_seed, checked_whole
 from spikerl.network import Dense, FloatArray, SpikingNetwork
 from spikerl.nn.layer import SpikingLayer, straight_through
 from spikerl.nn.stack import SpikingStack

@@ -63,11 +63,11 @@ def check_exported(
     """
     network = (made.network, made.encoder, rows)
     if origin.stack.stateful:
-        ours = made.decoder.values(recording_in_order(*network, groups, sim_steps, 0))
-        theirs = values_in_order(origin.stack, rows, groups)
+        recording = recording_in_order(*network, groups, sim_steps, 0)
     else:
-        ours = made.decoder.values(recordings(*network, sim_steps, 0))
-        theirs = origin.stack.values(rows)
+        recording = recordings(*network, sim_steps, 0)
+    ours = made.decoder.values(recording)
+    theirs = values_in_order(origin.stack, rows, groups)
     error = float(np.abs(ours - theirs).max())
     if error > TOLERANCE * max(1e-3, float(np.abs(theirs).max())):
         raise ConversionError(

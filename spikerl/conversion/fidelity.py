@@ -55,9 +55,7 @@ class Trial:
     @cached_property
     def source_values(self) -> FloatArray:
         """What the source gives for the held-out rows, in order if it remembers."""
-        if self.source.stateful:
-            return values_in_order(self.source, self.held_out, self.groups)
-        return self.source.values(self.held_out)
+        return values_in_order(self.source, self.held_out, self.groups)
 
     @property
     def continuous(self) -> bool:

@@ -48,7 +48,9 @@ class Sequences:
 
 
 def values_in_order(stack: PlainStack, rows: FloatArray, groups: NDArray[np.int64]) -> FloatArray:
-    """What a stack gives for rows [B, n_in], remembering those before: [B, n]."""
+    """What a stack gives for rows [B, n_in], remembering those before if it remembers: [B, n]."""
+    if not stack.stateful:
+        return stack.values(rows)
     sequences, walk = Sequences.of(groups), stack.walk()
     places = zip(sequences.index.T, sequences.starts.T, strict=True)
     return sequences.joined([walk(rows[chosen], starts) for chosen, starts in places])

@@ -13,8 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spikerl.agent import checked_seed, checked_whole
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_seed, checked_whole, listed
 
 _TOP = ("agents", "conversions", "backends", "sim_steps", "seeds", "episodes")
 _AGENT = ("source", "name", "env", "vecnormalize")

@@ -47,6 +47,7 @@ def _opened(agent: AgentEntry) -> Trained | list[str]:
     from spikerl.conversion.checkpoints import load_checkpoint
     from spikerl.conversion.environments import todays_id
     from spikerl.conversion.export import exported
+    from spikerl.conversion.vecnormalize import statistics as normalisation
 
     try:
         checkpoint = load_checkpoint(agent.source)
@@ -67,7 +68,7 @@ def _opened(agent: AgentEntry) -> Trained | list[str]:
             problems.append(one_line(error))
     statistics = agent.vecnormalize or checkpoint.vecnormalize
     if statistics is not None:
-        problems += problems_of(lambda: _check_statistics(statistics, seen))
+        problems += problems_of(lambda: from_space(seen, normalize=normalisation(statistics)))
     try:
         stack = plain_stack(model.policy, seen, acted, 0.0)
         spikes = stack.layers[0].spikes
@@ -123,13 +124,6 @@ def _alike(found: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
         first = (*shape[-1:], *shape[:-1]) if shape and is_image(trained) else shape
         return isinstance(found, spaces.Box) and trained.shape in (shape, first)
     return found == trained
-
-
-def _check_statistics(path: Any, space: spaces.Space[Any]) -> None:
-    """Raise SpikerlError unless these statistics are of such observations."""
-    from spikerl.conversion.vecnormalize import statistics
-
-    from_space(space, normalize=statistics(path))
 
 
 def _sum(path: Any) -> str:

@@ -49,6 +49,7 @@ class ForeignNeuron:
     options: Mapping[str, Any] = field(default_factory=dict)
     mismatch: float = 0.0
     delay_steps = 0
+    weight_bits = None
 
     def __post_init__(self) -> None:
         library, _, node = self.kind.partition(":")

@@ -72,7 +72,7 @@ class SpikingStack(nn.Module):
     @property
     def weight_bits(self) -> tuple[int, ...]:
         """Of the weights of every layer; 32 where they are not rounded."""
-        return tuple(getattr(x.neuron, "weight_bits", None) or 32 for x in self._all())
+        return tuple(x.neuron.weight_bits or 32 for x in self._all())
 
     @property
     def n_out(self) -> int:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikerl.agent import checked_whole
 from spikerl.episode import EpisodeRecording
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.network import FloatArray
 from spikerl.plots.drawing import COLOURS, MARK, QUIET, STYLES, Drawing, drawn
 

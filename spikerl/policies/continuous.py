@@ -52,6 +52,10 @@ class _Continuous(SpikingKeywords):
 
     arch_parts: ClassVar[tuple[str, ...]] = ("pi", "qf")
 
+    def _build(self: Any, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        judge_in_batches(self.critic_target)
+
     def make_critic(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         image = self.features_extractor_class is SpikingNatureCNN
         spikes = self.spiking_critic or self.share_features_extractor
@@ -74,10 +78,6 @@ class _Gaussian(_Continuous):
     """make_actor() of SAC and TQC."""
 
     actor_class: type[Any]
-
-    def _build(self: Any, lr_schedule: Any) -> None:
-        super()._build(lr_schedule)  # type: ignore[misc]
-        judge_in_batches(self.critic_target)
 
     def make_actor(self: Any, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
@@ -124,7 +124,6 @@ class SpikingTD3Policy(_Continuous, TD3Policy):
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
         judge_in_batches(self.actor_target)
-        judge_in_batches(self.critic_target)
 
 
 def _widths(net_arch: Any, part: str) -> list[int]:

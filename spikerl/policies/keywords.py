@@ -8,12 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
-from spikerl.agent import checked_whole
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, checked_whole
 from spikerl.nn.budget import Budget
 from spikerl.nn.foreign import neuron_of
 from spikerl.nn.rules import keep_rules
@@ -23,10 +20,9 @@ from spikerl.policies.parts import Parts
 from spikerl.policies.refusals import (
     Refusals,
     arch_problems,
-    check_extractor,
-    entry_problems,
     unknown_keywords,
 )
+from spikerl.policies.seeing import check_extractor, join_entries, sees_images
 from spikerl.policies.serves import check_serves
 from spikerl.policies.target import target_problems, target_rules
 
@@ -112,20 +108,16 @@ class SpikingKeywords:
         self.budget = wrong.tried(_budget, limits) if isinstance(budget, Mapping) else None
         net_arch = args[2] if len(args) > 2 else kwargs.get("net_arch")
         wrong.problems += arch_problems(net_arch, self.arch_parts)
-        given = kwargs.get("features_extractor_class")
-        normalized = not kwargs.get("normalize_images", True)  # images need not be bytes then
-        if given is None and isinstance(observation_space, spaces.Dict):
-            wrong.problems += entry_problems(observation_space, normalized)
-            kwargs["features_extractor_class"] = given = CombinedExtractor
+        wrong.problems += join_entries(observation_space, kwargs)
         wrong.problems += self._own_problems()
         wrong.done()
         assert made is not None
         assert parts is not None
         self.neuron, self.parts, self.sim_steps = made, parts, int(sim_steps)
         self.spiking_critic = spiking_critic
-        if given is None and is_image_space(observation_space, normalized_image=normalized):
-            kwargs["features_extractor_class"] = given = SpikingNatureCNN
-        if given is SpikingNatureCNN:
+        if sees_images(observation_space, kwargs):
+            kwargs["features_extractor_class"] = SpikingNatureCNN
+        if kwargs.get("features_extractor_class") is SpikingNatureCNN:
             own = {
                 "sim_steps": self.sim_steps,
                 "neuron": neuron,

@@ -9,8 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
-from spikerl.agent import checked_whole
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.nn.normalisation import BatchNorm
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from spikerl.agent import checked_whole
+from spikerl.errors import checked_whole
 from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.rules import keep_rules
 from spikerl.nn.surrogates import Surrogate
 from spikerl.policies.refusals import (
     Refusals,
     arch_problems,
-    check_extractor,
-    entry_problems,
     unknown_keywords,
 )
+from spikerl.policies.seeing import check_extractor, join_entries, sees_images
 from spikerl.policies.serves import check_serves
 
 
@@ -72,7 +69,13 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
                 f"n_lstm_layers is {kwargs['n_lstm_layers']!r}: the memory is one layer of "
                 "neurons; leave it out (memory_size is the width of that layer)"
             )
-        wrong.problems += _seeing(observation_space, kwargs)
+        wrong.problems += join_entries(observation_space, kwargs)
+        if sees_images(observation_space, kwargs):
+            wrong.problems.append(
+                f"the observations are images of shape {observation_space.shape}, found no layers "
+                "that see them: a memory takes vectors and Dict observations of vectors; pass "
+                "features_extractor_class=FlattenExtractor to have pixels as a vector"
+            )
         arch = {"pi": [], "vf": [64]} if net_arch is None else net_arch
         if not isinstance(arch, dict) or arch.get("pi"):
             wrong.problems.append(
@@ -138,20 +141,3 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
         starts = episode_starts.reshape((n_seq, -1)).swapaxes(0, 1)
         rates, state = lstm(sequence, lstm_states, starts)
         return torch.flatten(rates.transpose(0, 1), start_dim=0, end_dim=1), state
-
-
-def _seeing(space: spaces.Space[Any], kwargs: dict[str, Any]) -> list[str]:
-    """What is wrong with the observations; the extractor that joins a Dict is put into kwargs."""
-    if kwargs.get("features_extractor_class") is not None:
-        return []
-    normalized = not kwargs.get("normalize_images", True)  # images need not be bytes then
-    if isinstance(space, spaces.Dict):
-        kwargs["features_extractor_class"] = CombinedExtractor
-        return entry_problems(space, normalized)
-    if is_image_space(space, normalized_image=normalized):
-        return [
-            f"the observations are images of shape {space.shape}, found no layers that see them: a "
-            "memory takes vectors and Dict observations of vectors; pass features_extractor_class="
-            "FlattenExtractor to have pixels as a vector"
-        ]
-    return []

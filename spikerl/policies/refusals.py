@@ -1,6 +1,6 @@
 """What is wrong with the keywords of a policy, gathered so that one error says all of it.
 
-Imports SB3.
+Imports errors.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-import numpy as np
-from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-
-from spikerl.errors import BackendError, SpikerlError, listed, reasons
+from spikerl.errors import BackendError, SpikerlError, checked_whole, listed, reasons
 
 Made = TypeVar("Made")
 
@@ -102,42 +98,9 @@ def arch_problems(given: Any, parts: Sequence[str]) -> list[str]:
 def width_problems(keyword: str, value: Any) -> list[str]:
     """What is wrong with the widths of hidden layers, which may be none."""
     many = isinstance(value, Sequence) and not isinstance(value, str)
-    if many and all(_whole(n) and n >= 1 for n in value):
+    if many and not any(checked_whole(keyword, n) for n in value):
         return []
     return [f"{keyword} must be a list of whole numbers >= 1 such as [64, 64], found {value!r}"]
-
-
-def entry_problems(space: spaces.Dict, normalized: bool) -> list[str]:
-    """What is wrong with the entries of a Dict observation, which are joined as they are.
-
-    normalized: whether images need not be bytes, as SB3 reads normalize_images=False.
-    """
-    images = [
-        key
-        for key, entry in space.spaces.items()
-        if is_image_space(entry, normalized_image=normalized)
-    ]
-    if not images:
-        return []
-    return [
-        f"the entries {', '.join(images)} of the observation are images, which would need layers "
-        "of their own before they are joined; only vectors can be joined"
-    ]
-
-
-def check_extractor(extractor: Any, instead: str) -> None:
-    """Raise SpikerlError, which says what to use instead, if a features extractor has weights."""
-    learned = [] if extractor is None else list(extractor.parameters())
-    if learned:
-        sizes = sum(int(np.prod(p.shape)) for p in learned)
-        raise SpikerlError(
-            f"the features extractor {type(extractor).__name__} has {sizes} weights of its own in "
-            f"front of the spiking layers: nothing of it would spike; use {instead}"
-        )
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _parameters(kind: type[Any]) -> tuple[set[str], bool]:

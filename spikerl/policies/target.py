@@ -56,7 +56,7 @@ def _problems(neuron: Neuron | ForeignNeuron, capabilities: Capabilities) -> lis
     both = SpikingNetwork((one, replace(one)))  # a first layer and another one
     given = capability_problems(capabilities, both)
     found = [*dict.fromkeys(text.partition(": ")[2] or text for text in given)]
-    bits, own = capabilities.weight_bits, getattr(neuron, "weight_bits", None)
+    bits, own = capabilities.weight_bits, neuron.weight_bits
     # steps of a neuron's own are finer than those a layer would be trained with: the chip rounds
     unrounded = own is None and capabilities.weight_steps == "layer"
     if bits is not None and (unrounded or (own is not None and own > bits)):

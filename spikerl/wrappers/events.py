@@ -15,8 +15,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from spikerl.agent import checked_whole
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.network import FloatArray
 from spikerl.wrappers.arguments import plain
 

@@ -19,9 +19,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from spikerl.agent import checked_whole
 from spikerl.episode import About, EpisodeRecording
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.hardware import HardwarePolicy
 from spikerl.heads import Binary, Categorical, Gaussian, Head
 from spikerl.network import FloatArray, Recording

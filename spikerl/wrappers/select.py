@@ -14,8 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from spikerl.agent import checked_whole
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, checked_whole
 from spikerl.wrappers.arguments import plain
 
 

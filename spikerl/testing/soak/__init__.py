@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from spikerl import backends
-from spikerl.agent import checked_seed, checked_whole
-from spikerl.errors import problems_of, refuse
+from spikerl.errors import checked_seed, checked_whole, problems_of, refuse
 from spikerl.testing.soak import deaths, decisions, files, tables
 from spikerl.testing.soak.trial import Trial
 
