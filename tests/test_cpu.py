@@ -35,11 +35,16 @@ def random_neurons(rng: np.random.Generator, n: int, readout: bool) -> dict:
     }
     if rng.random() < 0.4:
         fields |= {"decay": 1.0, "reset": "subtract", "v_min": None}
+    if rng.random() < 0.3:
+        fields["current_decay"] = rng.choice([0.0, 0.5, 0.75], n if rng.random() < 0.5 else None)
     if not readout:
         fields |= {
             "delay_steps": int(rng.choice([0, 0, 1, 2, 7])),
             "refractory_steps": int(rng.choice([0, 0, 1, 3])),
         }
+        if rng.random() < 0.3:
+            fields["adaptation"] = rng.choice([0.0, 0.25, 1.0], n if rng.random() < 0.5 else None)
+            fields["adaptation_decay"] = rng.choice([0.5, 0.75])
     return fields
 
 
@@ -116,6 +121,7 @@ def check_run_reset_and_run_again(network: SpikingNetwork, rng: np.random.Genera
             session.reset(np.append(back, False))
             for cell, first in zip(state, start, strict=True):
                 cell.v[back], cell.resting[back] = first.v[back], 0
+                cell.current[back], cell.lift[back] = 0, 0
                 cell.sent[:, back] = 0
         drive = dyadic(rng, 4, rows, network.n_in)
         assert_same(session.run(drive), simulate(network, drive, state))

@@ -21,7 +21,7 @@ from spikerl.backends.base import (
     require_runnable,
     self_tested,
 )
-from spikerl.backends.cpu_blocks import GROUP, LANES
+from spikerl.backends.cpu_blocks import FILTERED, GROUP, LANES, LEAKY, PLAIN
 from spikerl.connections import IntArray, neuron_bias, synapses
 from spikerl.errors import BackendError
 from spikerl.network import (
@@ -220,14 +220,15 @@ class _Plan:
         before = self.rows[-1] if self.rows else row
         n = layer.n_out
         plain = layer.reset == "subtract" and layer.v_min is None and bool((layer.decay == 1).all())
+        filtered = layer.has_current or layer.adapts
         slow = layer.refractory_steps > 0 or layer.recurrent_weight is not None
-        slow = slow or layer.has_current or layer.adapts
         row[code.SIZE], row[code.PADDED] = n, _whole_vectors(n)
         row[code.WORDS] = -(-n // 64)
         row[code.DELAY], row[code.KEPT] = layer.delay_steps, max(1, layer.delay_steps)
         row[code.REFRACTORY] = layer.refractory_steps
         row[code.SUBTRACT] = layer.reset == "subtract"
-        row[code.SPIKING], row[code.PLAIN], row[code.SLOW] = layer.spiking, plain, slow
+        row[code.SPIKING], row[code.SLOW] = layer.spiking, slow
+        row[code.KIND] = FILTERED if filtered else PLAIN if plain else LEAKY
         row[code.FAN_IN] = before[code.SIZE]
         row[code.STATE] = before[code.STATE] + before[code.PADDED] if self.rows else 0
         row[code.SPIKES] = before[code.SPIKES] + before[code.SIZE] if self.rows else 0
@@ -240,7 +241,7 @@ class _Plan:
         row[code.THRESHOLD] = self._store(_padded(threshold, n, never))
         floor = -np.inf if layer.v_min is None else layer.v_min
         row[code.FLOOR] = self._store(_padded(floor, n, -np.inf))
-        if slow:
+        if slow or filtered:
             row[code.CURRENT_DECAY] = self._store(_padded(layer.current_decay, n, 0.0))
             row[code.ADAPTATION] = self._store(_padded(layer.adaptation, n, 0.0))
             row[code.ADAPTATION_DECAY] = self._store(_padded(layer.adaptation_decay, n, 0.0))
@@ -250,7 +251,7 @@ class _Plan:
         if not self.rows:
             row[code.SOURCE] = code.CURRENT
         elif isinstance(layer, Dense) and all(isinstance(x, (Dense, Flatten)) for x in stack):
-            totals = plain and not slow and not layer.spiking
+            totals = plain and not (slow or filtered or layer.spiking)
             row[code.SOURCE] = code.TOTALS if totals else code.EVENTS
             rows = _by_sender(layer.weight)
             if not (slow or totals):

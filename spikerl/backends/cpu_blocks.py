@@ -19,6 +19,7 @@ LANES = 8  # doubles per vector; padding, blocks and bytes of bits are made of i
 GROUP = 2  # events are added in groups of this size, filled up with a neuron of weight 0
 CHAINS = 2  # sums that run side by side, as an addition waits for the one before it
 BLOCKS = (64, 16, 8)  # neurons that are advanced together, accumulators in registers
+LEAKY, PLAIN, FILTERED = range(3)  # PLAIN: no leak, no floor; FILTERED: a current, or it adapts
 
 
 def _instructions(emitter: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,10 +47,10 @@ def advance_block(_: Any, arguments: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         numbers = cgutils.unpack_tuple(builder, args[0])
-        for width, plain, narrow in product(BLOCKS, (0, 1), (0, 1)):
-            wanted = _whole(width + 2 * plain + narrow)
+        for width, kind, narrow in product(BLOCKS, (LEAKY, PLAIN, FILTERED), (0, 1)):
+            wanted = _whole(width + 2 * kind + narrow)
             with builder.if_then(builder.icmp_signed("==", numbers[0], wanted)):
-                _Block(builder, width, bool(plain), bool(narrow), numbers[1:]).emit()
+                _Block(builder, width, kind, bool(narrow), numbers[1:]).emit()
         return context.get_dummy_value()
 
     return types.none(arguments), emit
@@ -66,23 +67,30 @@ def _whole(number: int) -> Any:
 class _Block:
     """Emits the instructions for one width of block; addresses and strides are in bytes."""
 
-    def __init__(self, builder, width, plain, narrow, numbers):
-        self.builder, self.width, self.plain, self.narrow = builder, width, plain, narrow
+    def __init__(self, builder, width, kind, narrow, numbers):
+        self.builder, self.width, self.kind, self.narrow = builder, width, kind, narrow
         self.vectors = range(width // LANES)
         (self.subtract, self.steps, self.weight, self.base, self.base_stride) = numbers[:5]
         (self.decay, self.threshold, self.floor, self.v, self.counts) = numbers[5:10]
-        (self.starts, self.events, self.bits, self.bits_stride) = numbers[10:]
+        (self.starts, self.events, self.bits, self.bits_stride) = numbers[10:14]
+        (self.current_decay, self.adaptation, self.adaptation_decay) = numbers[14:17]
+        (self.flow, self.lift) = numbers[17:]
 
     def emit(self) -> None:
         """The loop over steps, the loop over the events of a step, and the update of v."""
         build = self.builder
         zero = ir.Constant(_REALS, None)
+        filtered = self.kind == FILTERED
         potential, fired = self.variables(), self.variables()  # counts as doubles: one instruction
+        flow, lift = self.variables(), self.variables()
         one = ir.Constant(_REALS, [1.0] * LANES)
         limit = [self.vector(self.threshold, k) for k in self.vectors]
         for k in self.vectors:
             build.store(self.vector(self.v, k), potential[k])
             build.store(zero, fired[k])
+            if filtered:
+                build.store(self.vector(self.flow, k), flow[k])
+                build.store(self.vector(self.lift, k), lift[k])
         subtract = build.icmp_signed("!=", self.subtract, _whole(0))
         with cgutils.for_range(build, self.steps, intp=_I64) as loop:
             total = self.add_events(loop.index)
@@ -90,24 +98,36 @@ class _Block:
             bits = self.at(self.bits, loop.index, self.bits_stride)
             for k in self.vectors:
                 current = build.fadd(total[k], self.vector(base, k))
-                u = build.load(potential[k])
-                if self.plain:
+                u, level = build.load(potential[k]), limit[k]
+                if filtered:
+                    left = build.fmul(self.vector(self.current_decay, k), build.load(flow[k]))
+                    current = build.fadd(left, current)
+                    build.store(current, flow[k])
+                    raised = build.fmul(self.vector(self.adaptation, k), build.load(lift[k]))
+                    level = build.fadd(level, raised)
+                if self.kind == PLAIN:
                     u = build.fadd(u, current)
                 else:
                     u = build.fadd(build.fmul(self.vector(self.decay, k), u), current)
                     low = self.vector(self.floor, k)
                     u = build.select(build.fcmp_ordered("<", u, low), low, u)
-                spikes = build.fcmp_ordered(">=", u, limit[k])
+                spikes = build.fcmp_ordered(">=", u, level)
                 after = build.fsub(u, limit[k])
-                if not self.plain:
+                if self.kind != PLAIN:
                     after = build.select(subtract, after, zero)
                 build.store(build.select(spikes, after, u), potential[k])
                 count = build.load(fired[k])
                 build.store(build.select(spikes, build.fadd(count, one), count), fired[k])
+                if filtered:
+                    left = build.fmul(self.vector(self.adaptation_decay, k), build.load(lift[k]))
+                    build.store(build.select(spikes, build.fadd(left, one), left), lift[k])
                 self.store(build.bitcast(spikes, _I8), build.add(bits, _whole(k)), 1)
+        ends = [(potential, self.v)]
+        ends += [(flow, self.flow), (lift, self.lift)] if filtered else []
         for k in self.vectors:
             offset = _whole(k * LANES * 8)
-            self.store(build.load(potential[k]), build.add(self.v, offset), 8)
+            for variables, address in ends:
+                self.store(build.load(variables[k]), build.add(address, offset), 8)
             count = build.fptosi(build.load(fired[k]), ir.VectorType(_I64, LANES))
             self.store(count, build.add(self.counts, offset), 8)
 

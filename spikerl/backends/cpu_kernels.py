@@ -32,16 +32,16 @@ from spikerl.backends.cpu_blocks import BLOCKS, GROUP, advance_block, trailing_z
     SUBTRACT,  # 1: reset by subtraction, 0: to zero
     SPIKING,  # 0: a read-out
     SOURCE,  # where its current comes from, see below
-    PLAIN,  # 1: decay 1, no floor, reset by subtraction
+    KIND,  # LEAKY, PLAIN or FILTERED, see cpu_blocks.py
     NARROW,  # 1: weights and the sums of one step in float32
-    SLOW,  # 1: refractory, recurrent, adaptive or with a current, stepped neuron by neuron
+    SLOW,  # 1: refractory or recurrent, stepped neuron by neuron
     RECURRENT,  # 1: it has recurrent weights
     WEIGHT,  # offsets into `values` ...
     BIAS,
     DECAY,
     THRESHOLD,
     FLOOR,
-    CURRENT_DECAY,  # only where SLOW
+    CURRENT_DECAY,  # only where SLOW or FILTERED
     ADAPTATION,
     ADAPTATION_DECAY,
     FEEDBACK,  # recurrent weights, [from, to padded]
@@ -68,7 +68,9 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, events, bits):
+def _advance_fast(
+    steps, layer, values, base, base_stride, v, flow, lift, counts, starts, events, bits
+):
     """All steps of a layer without refractoriness or recurrence, block by block."""
     numbers = values.ctypes.data
     weight = numbers + layer[WEIGHT] * 8
@@ -77,11 +79,13 @@ def _advance_fast(steps, layer, values, base, base_stride, v, counts, starts, ev
         width = _block_width(layer[PADDED] - done)
         o = done * 8
         numbers_of_block = (
-            width + 2 * layer[PLAIN] + layer[NARROW], layer[SUBTRACT], steps,
+            width + 2 * layer[KIND] + layer[NARROW], layer[SUBTRACT], steps,
             weight, base.ctypes.data + o, base_stride * 8,
             numbers + layer[DECAY] * 8 + o, numbers + layer[THRESHOLD] * 8 + o,
             numbers + layer[FLOOR] * 8 + o, v.ctypes.data + o, counts.ctypes.data + o,
             starts.ctypes.data, events.ctypes.data, bits.ctypes.data + done // 8, layer[WORDS] * 8,
+            numbers + layer[CURRENT_DECAY] * 8 + o, numbers + layer[ADAPTATION] * 8 + o,
+            numbers + layer[ADAPTATION_DECAY] * 8 + o, flow.ctypes.data + o, lift.ctypes.data + o,
         )  # fmt: skip
         advance_block(numbers_of_block)
         weight += width * (layer[FAN_IN] + 1) * (4 if layer[NARROW] else 8)
@@ -257,8 +261,8 @@ def decide(
                 )  # fmt: skip
             else:
                 _advance_fast(
-                    steps, layer, values, current, stride, v[b, state], counts[b, state],
-                    listed, events, bits[kept:],
+                    steps, layer, values, current, stride, v[b, state], flow[b, state],
+                    lift[b, state], counts[b, state], listed, events, bits[kept:],
                 )  # fmt: skip
             latest = bits[steps * words : steps * words + kept]
             flight[b, layer[FLIGHT] : layer[FLIGHT] + kept] = latest
