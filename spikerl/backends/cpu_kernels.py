@@ -20,7 +20,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from spikerl.backends.cpu_blocks import BLOCKS, GROUP, advance_block, trailing_zeros
+from spikerl.backends.cpu_blocks import (
+    BLOCKS,
+    GROUP,
+    LEAKY,
+    PLAIN,
+    advance_block,
+    trailing_zeros,
+)
 
 (
     SIZE,  # neurons
@@ -274,3 +281,42 @@ def decide(
                     for j in range(n):
                         shift = np.uint64(j % 64)
                         spikes[out + j] = (bits[at + j // 64] >> shift) & np.uint64(1)
+
+
+@_compiled
+def same(one, other):
+    """Whether two matrices of one shape hold the same numbers; not a number is none of them."""
+    for j in range(one.shape[0]):
+        differ = 0
+        for i in range(one.shape[1]):
+            differ += one[j, i] != other[j, i]
+        if differ:
+            return False
+    return True
+
+
+@_compiled
+def put(layer, values, start, weight, seen, bias, decay, threshold, v_init):
+    """Write other numbers [n] into a layer, and weights [n, n_in] if they are not those seen.
+
+    start: the first potentials, [STATE of all].
+    """
+    n, fan_in, padded = layer[SIZE], layer[FAN_IN], layer[PADDED]
+    for i in range(n):
+        values[layer[BIAS] + i] = bias[i]
+        values[layer[DECAY] + i] = decay[i]
+        values[layer[THRESHOLD] + i] = threshold[i]
+        start[layer[STATE] + i] = v_init[i]
+        if layer[KIND] == PLAIN and decay[i] != 1:
+            layer[KIND] = LEAKY
+    if same(weight, seen):
+        return
+    seen[:] = weight
+    at, done = layer[WEIGHT], 0
+    while done < padded:
+        width = _block_width(padded - done)
+        for j in range(fan_in):
+            for i in range(min(width, n - done)):
+                values[at + j * width + i] = weight[done + i, j]
+        at += width * (fan_in + 1)
+        done += width

@@ -180,17 +180,12 @@ class ForeignLayer(nn.Module):
         assert self._exported is not None
         return self._exported[1]
 
-    def numbers(self) -> tuple[Any, ...]:
-        """What kernels.decide() takes of a dense layer; see SpikingLayer."""
+    def numbers(self) -> tuple[Tensor, ...]:
+        """Weight, bias, decay, threshold and v_init of a dense layer, in float64."""
         layer = self.to_layer()
-        n = layer.n_out
-        start, decay, threshold = (
-            np.broadcast_to(value, n).astype(np.float64)
-            for value in (layer.v_init, layer.decay, layer.v_threshold)
-        )
-        weight = np.ascontiguousarray(layer.weight.T)
-        extras, zero = np.zeros(3), int(layer.reset == "zero")
-        return start, weight, layer.bias.astype(np.float64), decay, threshold, extras, zero, 0
+        vectors = (layer.bias, layer.decay, layer.v_threshold, layer.v_init)
+        whole = [np.broadcast_to(value, layer.n_out) for value in vectors]
+        return tuple([torch.tensor(values) for values in (layer.weight, *whole)])
 
 
 def spiking_layer(

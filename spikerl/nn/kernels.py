@@ -1,4 +1,4 @@
-"""Compiled loops over time: spikes forward, gradients backward, and decisions without gradients.
+"""Compiled loops over time: spikes forward, gradients backward.
 
 Imports numba and numpy. One call does all T steps of a layer; potentials before the reset are kept
 for the way back. Arrays are [T, B, N], per neuron [N], potentials [B, N].
@@ -13,7 +13,6 @@ from typing import Any
 import numba
 import numpy as np
 
-_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
 compiled: Callable[..., Any] = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"}
 )
@@ -157,110 +156,6 @@ def backward(  # type: ignore[no-untyped-def]
                     g_decay[i] += after[i] * (rest if reached else w[i])
             for i in range(width):
                 after[i] *= decay[i]
-
-
-@_compiled
-def decide(  # type: ignore[no-untyped-def]
-    x, starts, weights, biases, decays, thetas, extras, zeros, delays, steps, counted, counts
-):
-    """T steps of a stack of dense layers in float64, spike by spike; no gradient.
-
-    x: [B, n_in] constant current.  starts: one v_init [n] per layer.
-    extras: current_decay, adaptation, adaptation_decay per layer.
-    weights: one [n_in, n] per layer, transposed.  counts: [B, n] of the last layer, over `counted`.
-    """
-    depth = len(weights)
-    widest = 0
-    for layer in range(depth):
-        widest = max(widest, weights[layer].shape[1])
-    drive, v = np.empty(weights[0].shape[1]), np.empty(widest)
-    flow, lift, current = np.empty(widest), np.empty(widest), np.empty(widest)
-    level = np.empty(widest)
-    # spikes of every layer at every step, as lists of indices
-    fired = np.empty((2, steps, widest + 1), np.int32)
-    n_fired = np.empty((2, steps), np.int64)
-    for b in range(x.shape[0]):
-        for layer in range(depth):
-            weight, bias, start = weights[layer], biases[layer], starts[layer]
-            decay, theta, zero = decays[layer], thetas[layer], zeros[layer]
-            alpha, beta, rho = extras[layer][0], extras[layer][1], extras[layer][2]
-            flow[:] = 0.0
-            lift[:] = 0.0
-            width = weight.shape[1]
-            here, there = layer % 2, (layer + 1) % 2
-            late = delays[layer - 1] if layer else 0
-            for i in range(width):
-                v[i] = start[i]
-            if layer == 0:
-                for i in range(width):
-                    drive[i] = 0.0
-                for j in range(x.shape[1]):
-                    value = np.float64(x[b, j])
-                    if value != 0.0:
-                        for i in range(width):
-                            drive[i] += value * weight[j, i]
-                for i in range(width):
-                    drive[i] += bias[i]
-            for t in range(steps):
-                if layer == 0:
-                    for i in range(width):
-                        current[i] = drive[i]
-                else:
-                    for i in range(width):
-                        current[i] = 0.0
-                    if t >= late:
-                        heard, k = fired[there, t - late], 0
-                        stop = n_fired[there, t - late]
-                        while k + 4 <= stop:  # four at a time, added one after the other
-                            first, second = weight[heard[k]], weight[heard[k + 1]]
-                            third, fourth = weight[heard[k + 2]], weight[heard[k + 3]]
-                            for i in range(width):
-                                some = current[i] + first[i] + second[i]
-                                current[i] = some + third[i] + fourth[i]
-                            k += 4
-                        while k < stop:
-                            row = weight[heard[k]]
-                            for i in range(width):
-                                current[i] += row[i]
-                            k += 1
-                    for i in range(width):
-                        current[i] += bias[i]
-                if alpha > 0:
-                    for i in range(width):
-                        flow[i] = alpha * flow[i] + current[i]
-                        current[i] = flow[i]
-                for i in range(width):
-                    v[i] = decay[i] * v[i] + current[i]
-                if beta > 0:
-                    for i in range(width):
-                        level[i] = theta[i] + beta * lift[i]
-                        lift[i] = rho * lift[i] + (1.0 if v[i] >= level[i] else 0.0)
-                else:
-                    for i in range(width):
-                        level[i] = theta[i]
-                n = 0
-                for i in range(width):  # without a branch: whether a neuron fires is hard to guess
-                    fired[here, t, n] = i
-                    n += v[i] >= level[i]
-                for i in range(width):
-                    left = 0.0 if zero else v[i] - theta[i]
-                    v[i] = left if v[i] >= level[i] else v[i]
-                n_fired[here, t] = n
-                if layer == depth - 1 and t < counted:
-                    for k in range(n):
-                        counts[b, fired[here, t, k]] += 1.0
-
-
-@_compiled
-def same(one, other):  # type: ignore[no-untyped-def]
-    """Whether two matrices of one shape hold the same numbers; not a number is none of them."""
-    for j in range(one.shape[0]):
-        differ = 0
-        for i in range(one.shape[1]):
-            differ += one[j, i] != other[j, i]
-        if differ:
-            return False
-    return True
 
 
 @compiled

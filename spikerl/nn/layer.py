@@ -15,7 +15,6 @@ from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
-from spikerl.nn.kernels import same
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import NORMS, BatchNorm
 from spikerl.nn.surrogates import Surrogate
@@ -53,7 +52,6 @@ class SpikingLayer(nn.Module):
         self.shape_out = output_shape(synapses, shape)
         self.extras = {name: neuron.extra(name) for name in EXTRAS}
         self.chip: tuple[Tensor, Tensor, Tensor] | None = None
-        self._transpose = Transpose()
         n = prod(self.shape_out)
         self.register_buffer("v_threshold", torch.full((n,), float(neuron.v_threshold)))
         self.register_buffer("v_init", torch.full((n,), float(neuron.v_init)))
@@ -176,19 +174,11 @@ class SpikingLayer(nn.Module):
             return weight, bias
         return straight_through(weight, bias, self.neuron.weight_bits)
 
-    def numbers(self) -> tuple[Any, ...]:
-        """v_init, transposed weight, bias, decay, threshold and EXTRAS as arrays; reset; delay."""
+    def numbers(self) -> tuple[Tensor, ...]:
+        """Weight, bias, decay, threshold and v_init, as the target or the chip holds them."""
         weight, bias = self.weights()
-        return (
-            self.v_init.detach().numpy(),
-            self._transpose.of(weight.detach().numpy()),
-            np.zeros(self.n_out, np.float32) if bias is None else bias.detach().numpy(),
-            self.decay().detach().numpy(),
-            self.thresholds().numpy(),
-            np.array([*self.extras.values()]),
-            int(self.neuron.reset == "zero"),
-            self.neuron.delay_steps,
-        )
+        bias = weight.new_zeros(self.n_out) if bias is None else bias
+        return weight, bias, self.decay(), self.thresholds(), self.v_init
 
     def current(self, x: Tensor) -> Tensor:
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""
@@ -263,22 +253,6 @@ class SpikingLayer(nn.Module):
         geometry: Any = {"stride": self.synapses.stride, "padding": self.synapses.padding}
         shape: Any = self.shape
         return Conv2d(exact_array(weight), shape, given, **geometry, **rules)
-
-
-class Transpose:
-    """The transpose of a matrix, made again only when its numbers have changed.
-
-    Torch counts changes of a tensor, but not those made through its .data: hence the comparison.
-    """
-
-    def __init__(self) -> None:
-        self.seen = self.found = np.empty((0, 0), np.float32)
-
-    def of(self, matrix: np.ndarray) -> np.ndarray:
-        """[n, m] as [m, n], contiguous."""
-        if self.seen.shape != matrix.shape or not same(matrix, self.seen):
-            self.seen, self.found = matrix.copy(), np.ascontiguousarray(matrix.T)
-        return self.found
 
 
 def straight_through(

@@ -82,14 +82,13 @@ class PopulationEncoder(nn.Module):
         spikes = torch.diff(torch.floor(steps * activity.detach() + 0.5), dim=0)
         return spikes + (activity - activity.detach())
 
-    @torch.no_grad()
-    def exact(self, x: Tensor, sim_steps: int) -> Tensor:
-        """The drive in float64, by the very function that a deployed agent's encoder calls."""
-        rows = x.detach().cpu().numpy().astype(np.float64)
+    def exact(self, rows: np.ndarray, sim_steps: int) -> FloatArray:
+        """The drive in float64, by the very function that a deployed agent's encoder calls.
+
+        [T, B, n_out], or [1, B, n_out] without spikes.
+        """
         drive = self.to_encoder().encode(rows, sim_steps, np.random.default_rng(0))
-        if self.spikes == "none":
-            drive = drive[:1]
-        return torch.tensor(drive, device=x.device)
+        return drive if self.spikes != "none" else drive[:1]
 
     def to_encoder(self) -> ReceptiveFields:
         """The encoder of an agent that does the same."""

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
 from spikerl.layers import Layer
-from spikerl.nn import kernels
 from spikerl.nn.budget import Budget, Spending
+from spikerl.nn.deciding import Decisions
 from spikerl.nn.foreign import ForeignLayer, ForeignNeuron, spiking_layer
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
@@ -58,6 +57,8 @@ class SpikingStack(nn.Module):
         self.sim_steps = sim_steps
         self.exact = True
         self.budget = budget
+        self._dense = all(isinstance(layer.synapses, nn.Linear) for layer in layers)
+        self._decisions = Decisions()
         keep_rules(self)
 
     def rules(self) -> dict[str, Any]:
@@ -105,43 +106,30 @@ class SpikingStack(nn.Module):
             x, late = spikes, layer.neuron.delay_steps
         return rates
 
-    @torch.no_grad()
     def decide(self, x: Tensor) -> Tensor:
         """The same in float64, without gradients."""
-        kind, x = x.dtype, x.flatten(1)
-        steps = x[None] if self.encoder is None else self.encoder.exact(x, self.sim_steps)
-        dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
-        if dense and len(steps) == 1 and x.device.type == "cpu":
-            return self._decide_compiled(steps[0]).to(kind)
-        steps, late = steps.double(), 0
+        x = x.detach().flatten(1)
+        if self._dense and x.device.type == "cpu":
+            rows = x.numpy()
+            drive = rows if self.encoder is None else self.encoder.exact(rows, self.sim_steps)
+            found = self._decisions.rates(self._all(), drive, self.sim_steps)
+            return torch.from_numpy(found.astype(rows.dtype))
+        steps = x[None]
+        if self.encoder is not None:
+            drive = self.encoder.exact(x.cpu().numpy(), self.sim_steps)
+            steps = torch.from_numpy(drive).to(x.device)
+        with torch.no_grad():
+            return self._rates(steps.double()).to(x.dtype)
+
+    def _rates(self, steps: Tensor) -> Tensor:
+        """Spikes per step [B, n_out] for what the first layer hears, in torch."""
+        late = 0
         for i, layer in enumerate(self._all()):
             last = i == len(self.layers) - 1
             steps, counts, _ = layer(steps, self.sim_steps, late=late, last=last)
             late = layer.neuron.delay_steps
-        found: Tensor = (counts / self.sim_steps).to(kind)
-        return found
-
-    def _decide_compiled(self, x: Tensor) -> Tensor:
-        """One compiled call for all layers; float32 numbers enter float64 sums as they are."""
-        parts = [layer.numbers() for layer in self._all()]
-        starts, weights, biases, decays, thetas, extras, zeros, delays = zip(*parts, strict=True)
-        counts = np.zeros((len(x), weights[-1].shape[1]))
-        kernels.decide(
-            x.contiguous().numpy(),
-            starts,
-            weights,
-            biases,
-            decays,
-            thetas,
-            extras,
-            zeros,
-            delays,
-            self.sim_steps,
-            self.sim_steps - delays[-1],
-            counts,
-        )
-        counts /= self.sim_steps
-        return torch.from_numpy(counts)
+        rates: Tensor = counts / self.sim_steps
+        return rates
 
     def draw(self) -> None:
         """Another chip, where the neurons have a mismatch."""
