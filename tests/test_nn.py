@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -267,6 +269,57 @@ def test_weights_changed_behind_torch_s_back_are_seen() -> None:
         assert before == [part._version for part in stack.parameters()]
         assert not torch.equal(stack(rows), first)
     assert np.allclose(stack(rows).detach().numpy(), reference_rates(stack, rows))
+
+
+def decides_as_the_reference(stack: SpikingStack, rows: Tensor) -> bool:
+    with torch.no_grad():
+        found = stack.eval()(rows).double().numpy()
+    return bool(np.allclose(found, reference_rates(stack, rows)) and found.any())
+
+
+def test_parameters_that_lie_elsewhere_now_are_seen() -> None:
+    stack, other = stack_of().eval(), stack_of(seed=1)
+    rows = torch.randn(3, 5)
+    assert decides_as_the_reference(stack, rows)
+    for part in stack.parameters():
+        part.data = part.data * -1.5  # as SB3's load_from_vector() does
+    assert decides_as_the_reference(stack, rows)
+    stack.load_state_dict(other.state_dict(), assign=True)
+    assert decides_as_the_reference(stack, rows)
+    with torch.no_grad():
+        other.double().layers[1].synapses.bias.add_(0.5)
+    assert decides_as_the_reference(stack, rows)
+    stack.double()
+    assert decides_as_the_reference(stack, rows.double())
+
+
+def test_a_learned_decay_may_start_from_none_at_all() -> None:
+    """Neurons without a leak take a shorter way, which ends where a leak is learned."""
+    stack, rows = stack_of(kind="PLIF"), torch.randn(3, 5)
+    for logit in (50.0, 0.0, 50.0):
+        for layer in stack.layers:
+            layer.decay_logit.data.fill_(logit)
+        assert stack.layers[0].decay().detach()[0] == (1.0 if logit else 0.5)
+        assert decides_as_the_reference(stack, rows)
+
+
+@pytest.mark.parametrize("counts", [(1, 300), (600, 1, 257)])
+def test_any_number_of_rows_decides_after_any_other(counts: tuple[int, ...]) -> None:
+    stack = stack_of(kind="LIF")
+    for count in counts:
+        assert decides_as_the_reference(stack, torch.randn(count, 5))
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda stack: pickle.loads(pickle.dumps(stack))])
+def test_a_copy_decides_by_its_own_weights(copied: Any) -> None:
+    stack, rows = stack_of(), torch.randn(3, 5)
+    assert decides_as_the_reference(stack, rows)
+    twin = copied(stack)
+    with torch.no_grad():
+        for part in twin.parameters():
+            part.mul_(-1.5)
+    for one in (twin, stack):
+        assert decides_as_the_reference(one, rows)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 24])

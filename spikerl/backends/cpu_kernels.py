@@ -1,9 +1,9 @@
 """The compiled half of the "cpu" back end: one function that carries rows through all T steps.
 
-Imports numpy, numba and cpu_blocks. A network comes flattened: `program` holds one row of sizes,
-flags and offsets per layer of neurons (the constants below name its columns), `values` every number
-of every layer. One signature for every network: compiled once, then loaded from numba's cache on
-disk.
+Imports numpy, compiling and cpu_blocks. A network comes flattened: `program` holds one row of
+sizes, flags and offsets per layer of neurons (the constants below name its columns), `values` every
+number of every layer. One signature for every network: compiled once, then loaded from numba's
+cache on disk.
 
 Order of work: row by row, layer by layer, all T steps of a layer before the next one. Layers feed
 forward only, so this gives what stepping all layers together gives, and the weights of one layer
@@ -14,10 +14,6 @@ stay in the nearest cache. Spikes travel as bits, one row of 64-bit words per st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
 from spikerl.backends.cpu_blocks import (
@@ -28,6 +24,7 @@ from spikerl.backends.cpu_blocks import (
     advance_block,
     trailing_zeros,
 )
+from spikerl.compiling import compiling
 
 (
     SIZE,  # neurons
@@ -61,17 +58,12 @@ from spikerl.backends.cpu_blocks import (
     SPIKES,  # neurons of all layers before it: where its recorded spikes begin
 ) = range(COLUMNS := 29)
 
+# Of cpu_blocks.py (SHA-256). numba's cache on disk asks whether this file has changed, no other.
+COMPILED_WITH = "0232c426e6a5bea9"
+
 CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
 
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile lazily, cached on disk where there is a place for it."""
-    compiled: Callable[..., Any]
-    try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no writable directory for the cache: compile in each process
-        compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    return compiled
+_compiled = compiling()
 
 
 @_compiled

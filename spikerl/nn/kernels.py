@@ -13,9 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 
-compiled: Callable[..., Any] = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"}
-)
+from spikerl.compiling import compiling
+
+compiled = compiling(fastmath={"contract", "arcp", "nsz"})
 
 
 @compiled
