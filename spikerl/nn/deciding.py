@@ -44,7 +44,7 @@ class Decisions:
 
         drive: what the first layer hears, [T, B, n_in], or [B, n_in] or [1, B, n_in] at all steps.
         """
-        drive = drive.reshape(-1, *drive.shape[-2:])
+        drive = drive if drive.ndim == 3 else drive[None]
         rows = drive.shape[1]
         engine = self._ready(layers, min(rows, ROWS))
         for k, layer in enumerate(layers):

@@ -54,6 +54,18 @@ def forward(current, v, decay, theta, zero, counted, spikes, before, counts):  #
                     tally[i] += one if u[i] >= theta[i] else none
 
 
+@compiled
+def fired(before, theta, spikes):  # type: ignore[no-untyped-def]
+    """The spikes [T, B, N] that forward() saw, from the potentials before the reset."""
+    steps, rows, width = before.shape
+    one, none = np.float32(1.0), np.float32(0.0)
+    for t in range(steps):
+        for b in range(rows):
+            u, out = before[t, b], spikes[t, b]
+            for i in range(width):
+                out[i] = one if u[i] >= theta[i] else none
+
+
 _inlined: Callable[..., Any] = numba.njit(inline="always", error_model="numpy")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError, listed
 from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.adaptation import fire_adaptive
+from spikerl.nn.chunks import Rule
 from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
 from spikerl.nn.neurons import Neuron
@@ -179,6 +180,23 @@ class SpikingLayer(nn.Module):
         weight, bias = self.weights()
         bias = weight.new_zeros(self.n_out) if bias is None else bias
         return weight, bias, self.decay(), self.thresholds(), self.v_init
+
+    @property
+    def chunked(self) -> bool:
+        """Whether fire_stack() can fire it, in training too."""
+        dense = isinstance(self.synapses, nn.Linear) and self.norm is None
+        return dense and not any(self.extras.values())
+
+    @property
+    def rule(self) -> Rule:
+        """What fire_stack() wants to know beside the numbers."""
+        neuron = self.neuron
+        return Rule(
+            zero=neuron.reset == "zero",
+            surrogate=self.surrogate,
+            detach_reset=neuron.detach_reset,
+            delay_steps=neuron.delay_steps,
+        )
 
     def current(self, x: Tensor) -> Tensor:
         """W x + b for x [T, B, n_in]: [T, B, n_out]."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError
 from spikerl.layers import Layer
 from spikerl.nn.budget import Budget, Spending
+from spikerl.nn.chunks import fire_stack
 from spikerl.nn.deciding import Decisions
+from spikerl.nn.firing import runs_compiled
 from spikerl.nn.foreign import ForeignLayer, ForeignNeuron, spiking_layer
 from spikerl.nn.layer import SpikingLayer
 from spikerl.nn.neurons import Neuron
@@ -84,13 +86,21 @@ class SpikingStack(nn.Module):
         """Spikes per step [B, n_out] for rows [B, n_in]."""
         if self.exact and not self.training and not torch.is_grad_enabled():
             return self.decide(x)
+        layers = [x for x in self.layers if isinstance(x, SpikingLayer) and x.chunked]
+        if self.budget is None and runs_compiled(x) and len(layers) == len(self.layers):
+            numbers, rules = [x.numbers() for x in layers], [x.rule for x in layers]
+            counts = fire_stack(self._heard(x), numbers, rules, self.sim_steps)
+            return counts / self.sim_steps
         return self.rates(x)[-1]
+
+    def _heard(self, x: Tensor) -> Tensor:
+        """What the first layer hears of rows: [T, B, n], or [1, B, n] at all steps."""
+        x = x.flatten(1)
+        return x[None] if self.encoder is None else self.encoder(x, self.sim_steps)
 
     def rates(self, x: Tensor) -> list[Tensor]:
         """Spikes per step [B, n] of every layer for rows [B, n_in], with gradients."""
-        x = x.flatten(1)
-        x = x[None] if self.encoder is None else self.encoder(x, self.sim_steps)
-        late = 0
+        x, late = self._heard(x), 0
         rates: list[Tensor] = []
         leashed = self.budget is not None and torch.is_grad_enabled()
         spending = Spending(self.budget) if leashed and self.budget is not None else None

@@ -1,0 +1,313 @@
+"""fire_stack(): a stack of dense layers as one differentiable function. Imports torch, kernels.
+
+One node of the graph for all layers, in which some rows at a time go through all of them, forward
+as well as backward: what a layer leaves for the next is still in a near cache, and of all that
+happens at every step only the potentials are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikerl.nn import kernels
+from spikerl.nn.firing import fire, joined
+from spikerl.nn.surrogates import Surrogate
+
+NUMBERS = 262_144  # of one array of a chunk, [T, rows, N]: 1 MiB
+PARTS = 5  # of a layer: weight [N, n_in], bias, decay, threshold and v_init [N]
+
+Numbers = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a layer does beside its numbers; see fire()."""
+
+    zero: bool
+    surrogate: Surrogate
+    detach_reset: bool
+    delay_steps: int
+
+
+def fire_stack(
+    x: Tensor, layers: Sequence[Numbers], rules: Sequence[Rule], sim_steps: int
+) -> Tensor:
+    """Spike counts [B, N] of the last layer, of the spikes that arrive in time; float32, CPU.
+
+    x:      [T, B, n_in], or [1, B, n_in] for the same at every step.
+    layers: PARTS of each; no gradient goes to thresholds.
+    """
+    numbers = [part for layer in layers for part in layer]
+    found: Tensor = _apply(x, tuple(rules), sim_steps, *numbers)
+    return found
+
+
+def fire_in_turn(
+    x: Tensor, layers: Sequence[Numbers], rules: Sequence[Rule], sim_steps: int
+) -> Tensor:
+    """The same layer by layer, which can be differentiated twice."""
+    late = 0
+    for (weight, bias, decay, theta, start), rule in zip(layers, rules, strict=True):
+        if late:
+            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+        x, counts, _ = fire(
+            torch.nn.functional.linear(x, weight, bias),
+            start.expand(x.shape[1], -1),
+            decay,
+            theta,
+            sim_steps=sim_steps,
+            zero=rule.zero,
+            surrogate=rule.surrogate,
+            detach_reset=rule.detach_reset,
+            counted=sim_steps - rule.delay_steps,
+        )
+        late = rule.delay_steps
+    return counts
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, rules: tuple[Rule, ...], sim_steps: int, *numbers: Tensor
+    ) -> Tensor:
+        rows = x.shape[1]
+        widths = [len(weight) for weight in numbers[::PARTS]]
+        counts = torch.zeros((rows, widths[-1]))
+        kept = [torch.empty(rows * sim_steps * width) for width in widths]
+        for chunks in _parted(x, rules, sim_steps, numbers, kept, counts):
+            for heard, chunk in chunks:
+                for layer in chunks.layers:
+                    layer.forward(heard, chunk)
+                    heard = layer.arriving
+        ctx.save_for_backward(x, *numbers, *kept)
+        ctx.rules, ctx.sim_steps = rules, sim_steps
+        return counts
+
+    @staticmethod
+    def backward(ctx: Any, g_counts: Tensor) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        n = PARTS * len(ctx.rules)
+        numbers, kept = rest[:n], rest[n:]
+        wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
+        if torch.is_grad_enabled():  # create_graph, as for TRPO's Fisher products
+            turns = [numbers[k : k + PARTS] for k in range(0, n, PARTS)]
+            counts = fire_in_turn(x, turns, ctx.rules, ctx.sim_steps)
+            inputs = [part for part, want in zip((x, *numbers), wanted, strict=True) if want]
+            given = iter(torch.autograd.grad(counts, inputs, g_counts, create_graph=True))
+            g_x, *found = [next(given) if want else None for want in wanted]
+            return g_x, None, None, *found
+        found = [
+            torch.zeros_like(p) if w else None for p, w in zip(numbers, wanted[1:], strict=True)
+        ]
+        g_x = torch.empty_like(x) if wanted[0] else None
+        g_counts = g_counts.contiguous()
+        for chunks in _parted(x, ctx.rules, ctx.sim_steps, numbers, kept, g_counts):
+            chunks.learn(found, g_x is not None)
+            for heard, chunk in chunks:
+                g_heard = chunks.backward(heard, chunk)
+                if g_x is not None and g_heard is not None:
+                    g_x[:, chunks.rows(chunk)] = g_heard
+            chunks.add_decays()
+        return g_x, None, None, *found
+
+
+_apply: Any = _Stack.apply
+
+
+def _parted(
+    x: Tensor,
+    rules: tuple[Rule, ...],
+    sim_steps: int,
+    numbers: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    counts: Tensor,
+) -> Iterator[_Chunks]:
+    """Chunks of a size at which rows can be joined, and what is left as one more of another."""
+    rows = x.shape[1]
+    size = max(1, NUMBERS // (sim_steps * max(len(weight) for weight in numbers[::PARTS])))
+    size = max(1, min(rows, 1 << (size.bit_length() - 1)))
+    whole = rows - rows % size
+    for first, end, each in ((0, whole, size), (whole, rows, rows - whole)):
+        if first < end:
+            yield _Chunks(x, rules, sim_steps, numbers, kept, counts, first, end, each)
+
+
+class _Chunks:
+    """Rows first to end of a stack, in chunks of `size`; iterates over the input of each.
+
+    kept:   potentials before the reset of every layer, flat; those of a chunk lie together.
+    counts: [B, N] of the last layer, or their gradient.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        rules: tuple[Rule, ...],
+        sim_steps: int,
+        numbers: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        counts: Tensor,
+        first: int,
+        end: int,
+        size: int,
+    ) -> None:
+        self.x, self.first, self.end, self.size = x.detach(), first, end, size
+        late, self.layers = 0, []
+        for k, rule in enumerate(rules):
+            parts = numbers[k * PARTS : (k + 1) * PARTS]
+            last = k == len(rules) - 1
+            steps = len(x) if k == 0 else sim_steps
+            layer = _Layer(parts, rule, sim_steps, size, steps, late, last)
+            n = sim_steps * layer.width
+            layer.keep(kept[k][first * n : end * n], counts[first:end] if last else None)
+            self.layers.append(layer)
+            late = rule.delay_steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for chunk in range((self.end - self.first) // self.size):
+            yield self.x[:, self.rows(chunk)].flatten(0, 1), chunk
+
+    def rows(self, chunk: int) -> slice:
+        """Where the rows of a chunk are in x."""
+        start = self.first + chunk * self.size
+        return slice(start, start + self.size)
+
+    def learn(self, found: Sequence[Tensor | None], onward: bool) -> None:
+        """Gradients are to be added to `found`; onward: that of x is wanted as well."""
+        for k, layer in enumerate(self.layers):
+            layer.learn(found[k * PARTS : (k + 1) * PARTS], bool(k) or onward)
+
+    def backward(self, heard: Tensor, chunk: int) -> Tensor | None:
+        """Adds the gradients of a chunk; that of its input, [T or 1, size, n_in]."""
+        g_spikes: np.ndarray | None = None
+        for k in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[k]
+            if k:
+                self.layers[k - 1].fire_again(chunk)
+            layer.backward(self.layers[k - 1].arriving if k else heard, chunk, g_spikes)
+            g_spikes = layer.g_emitted
+        given = self.layers[0].g_heard
+        return None if given is None else given.view(len(self.x), self.size, -1)
+
+    def add_decays(self) -> None:
+        """The gradients of decays, after the last chunk."""
+        for layer in self.layers:
+            layer.add_decay()
+
+
+class _Layer:
+    """One layer at work on chunks of `size` rows; its arrays are used again for every chunk.
+
+    Arrays are [steps, *shape], with several rows joined to one; tensors [steps * size, N].
+    steps: of its input, 1 if that is the same at every step.  late: by which its input comes later.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        rule: Rule,
+        sim_steps: int,
+        size: int,
+        steps: int,
+        late: int,
+        last: bool,
+    ) -> None:
+        self.weight, self.bias, *others = (part.detach() for part in parts)
+        self.sim_steps, self.size, self.late, self.rule = sim_steps, size, late, rule
+        self.width = len(self.weight)
+        self.shape, many = joined(size, self.width)
+        self.decay, self.theta, self.start = (np.tile(part.numpy(), many) for part in others)
+        self.counted = sim_steps - rule.delay_steps if last else 0
+        self.current = np.empty((steps, *self.shape), np.float32)  # or its gradient
+        self.flat = torch.from_numpy(self.current).view(-1, self.width)
+        self.v = np.empty(self.shape, np.float32)  # or its gradient
+        emitted = np.zeros((0 if last else sim_steps + rule.delay_steps, *self.shape), np.float32)
+        self.spikes = emitted[rule.delay_steps :]
+        self.arriving = torch.from_numpy(emitted[:sim_steps]).view(-1, self.width)
+        self.g_emitted: np.ndarray | None = None
+        self.g_heard: Tensor | None = None
+
+    def keep(self, potentials: Tensor, counts: Tensor | None) -> None:
+        """Where the potentials of all chunks are, and the counts, of the last layer."""
+        self.kept = potentials.numpy().reshape(-1, self.sim_steps, *self.shape)
+        each = (len(self.kept), *self.shape)
+        self.counts = (
+            self.v[None].repeat(len(self.kept), 0)
+            if counts is None
+            else counts.numpy().reshape(each)
+        )
+
+    def forward(self, heard: Tensor, chunk: int) -> None:
+        """Spikes for what is heard, into arriving; potentials are kept, counts added to."""
+        torch.addmm(self.bias, heard, self.weight.t(), out=self.flat)
+        self.v[:] = self.start
+        kernels.forward(
+            self.current,
+            self.v,
+            self.decay,
+            self.theta,
+            int(self.rule.zero),
+            self.counted,
+            self.spikes,
+            self.kept[chunk],
+            self.counts[chunk],
+        )
+
+    def fire_again(self, chunk: int) -> None:
+        """The spikes of forward(), from the potentials that were kept."""
+        kernels.fired(self.kept[chunk], self.theta, self.spikes)
+
+    def learn(self, found: Sequence[Tensor | None], onward: bool) -> None:
+        """Make room for gradients, to be added to `found`."""
+        self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
+        self.g_decays = np.zeros_like(self.decay)
+        self.starts = np.tile(self.start, (self.shape[0], 1))
+        self.ones = torch.ones(len(self.flat))
+        if onward:
+            n_in = self.weight.shape[1]
+            steps, many = len(self.current), joined(self.size, n_in)
+            room = np.zeros((steps + self.late, *many[0]), np.float32)
+            self.g_heard = torch.from_numpy(room[:steps]).view(-1, n_in)
+            self.g_emitted = room[self.late :]
+
+    def backward(self, heard: Tensor, chunk: int, g_spikes: np.ndarray | None) -> None:
+        """Adds to the gradients; g_spikes: None for the last layer, which has those of counts."""
+        self.v.fill(0.0)
+        if len(self.current) == 1:
+            self.current.fill(0.0)  # it is added up over time
+        kernels.backward(
+            self.spikes[:0] if g_spikes is None else g_spikes,
+            self.counts[chunk],
+            self.counted,
+            self.v,
+            self.kept[chunk],
+            self.starts,
+            self.decay,
+            self.theta,
+            int(self.rule.zero),
+            self.rule.surrogate.code,
+            self.rule.surrogate.slope,
+            int(self.rule.detach_reset),
+            self.current,
+            self.g_decays,
+            int(self.g_decay is not None),
+        )
+        if self.g_weight is not None:
+            self.g_weight.addmm_(self.flat.t(), heard)
+        if self.g_bias is not None:
+            self.g_bias.addmv_(self.flat.t(), self.ones)
+        if self.g_start is not None:
+            self.g_start += torch.from_numpy(self.v).view(-1, self.width).sum(0)
+        if self.g_heard is not None:
+            torch.mm(self.flat, self.weight, out=self.g_heard)
+
+    def add_decay(self) -> None:
+        """The gradient of the decays, after the last chunk."""
+        if self.g_decay is not None:
+            self.g_decay += torch.from_numpy(self.g_decays).view(-1, self.width).sum(0)

@@ -1,0 +1,121 @@
+"""A stack's rows in chunks: the spikes and gradients of the same layers, one after the other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spikerl.nn import SURROGATES, Neuron, SpikingMLP, Surrogate, chunks
+from spikerl.nn.chunks import Rule, fire_in_turn, fire_stack
+
+T = 6
+WIDTHS = (5, 24, 16, 3)
+
+
+def numbers(seed: int) -> list[list[Tensor]]:
+    """Weights whose sums are exact in float32, in any order."""
+    torch.manual_seed(seed)
+    layers = []
+    for n_in, n in pairwise(WIDTHS):
+        weight = torch.randint(-32, 33, (n, n_in)) / 32
+        bias, decay = torch.randint(0, 33, (n,)) / 64, torch.randint(2, 5, (n,)) / 4
+        theta, start = torch.randint(2, 5, (n,)) / 4, torch.randint(-4, 5, (n,)) / 8
+        layers.append([part.requires_grad_() for part in (weight, bias, decay, theta, start)])
+        layers[-1][3].requires_grad_(False)
+    return layers
+
+
+def drive(rows: int, constant: bool) -> Tensor:
+    return (torch.randint(-16, 17, (1 if constant else T, rows, WIDTHS[0])) / 8).requires_grad_()
+
+
+def rules(**changes: Any) -> list[Rule]:
+    usual = {"zero": False, "detach_reset": False, "delay_steps": 0, "surrogate": Surrogate()}
+    return [Rule(**{**usual, **changes})] * (len(WIDTHS) - 1)
+
+
+def taken(parts: list[Tensor]) -> list[Tensor]:
+    found = []
+    for part in parts:
+        assert part.grad is not None
+        found.append(part.grad)
+        part.grad = None
+    return found
+
+
+CHANGES = [
+    {},
+    {"zero": True},
+    {"detach_reset": True},
+    {"delay_steps": 1},
+    {"zero": True, "delay_steps": 1, "detach_reset": True},
+    *({"surrogate": Surrogate(name)} for name in SURROGATES),
+]
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("rows", [1, 6, 8, 21])
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_spikes_and_gradients_are_those_of_the_layers_in_turn(
+    changes: dict[str, Any], rows: int, constant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "NUMBERS", T * max(WIDTHS[1:]) * 5)  # four rows at a time
+    layers, x = numbers(rows), drive(rows, constant)
+    parts = [x, *(part for layer in layers for part in layer if part.requires_grad)]
+    weighting = torch.randn(rows, WIDTHS[-1])
+    found, expected = (
+        function(x, layers, rules(**changes), T) for function in (fire_stack, fire_in_turn)
+    )
+    assert torch.equal(found, expected)
+    assert 0 < found.mean() < T
+    (found * weighting).sum().backward()
+    mine = taken(parts)
+    (expected * weighting).sum().backward()
+    theirs = taken(parts)
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert rows == 1 or all(other.abs().sum() > 0 for other in theirs)
+
+
+def test_no_gradient_is_made_that_nobody_wants() -> None:
+    layers, x = numbers(0), drive(4, constant=True).detach()
+    for layer in layers:
+        for part in layer:
+            part.requires_grad_(False)
+    layers[1][0].requires_grad_(True)
+    fire_stack(x, layers, rules(), T).sum().backward()
+    assert [part.grad is not None for layer in layers for part in layer].count(True) == 1
+
+
+def test_it_can_be_differentiated_twice() -> None:
+    """As TRPO does, with products of the Fisher matrix."""
+    layers, x = numbers(3), drive(8, constant=True)
+    products = []
+    for function in (fire_stack, fire_in_turn):
+        counts = function(x, layers, rules(), T)
+        weights = [layer[0] for layer in layers]
+        first = torch.autograd.grad(counts.square().sum(), weights, create_graph=True)
+        products.append(torch.autograd.grad(sum(g.square().sum() for g in first), weights))
+    for one, other in zip(*products, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert other.abs().sum() > 0
+
+
+def test_a_graph_that_is_kept_gives_its_gradients_again() -> None:
+    stack = SpikingMLP(5, [24, 16], sim_steps=T, neuron=Neuron("PLIF"))
+    loss = stack(torch.randn(9, 5)).square().sum()
+    loss.backward(retain_graph=True)
+    first = taken(list(stack.parameters()))
+    loss.backward()
+    for one, other in zip(first, taken(list(stack.parameters())), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_rows_at_all_have_no_spikes() -> None:
+    stack = SpikingMLP(5, [24, 16], sim_steps=T)
+    assert stack(torch.zeros(0, 5)).shape == (0, 16)
+    assert stack.eval().decide(torch.zeros(0, 5)).shape == (0, 16)
