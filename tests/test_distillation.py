@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stable_baselines3 as sb3
 import torch
 from policies import model
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import spikerl
-from spikerl import HardwarePolicy
+from spikerl import HardwarePolicy, policies
 from spikerl.errors import ConversionError
 
 QUICK = {"n_observations": 4000, "updates": 600, "rounds": 2}
@@ -162,6 +163,17 @@ def test_weights_of_few_bits_stay_so() -> None:
     assert all(_steps(layer, 4) for layer in taught.network.layers)
     assert not np.array_equal(taught.network.layers[0].weight, agent.network.layers[0].weight)
     assert faithfulness(taught) > faithfulness(agent)
+
+
+def test_an_agent_trained_with_few_bits_keeps_them() -> None:
+    """It was trained as a spiking network; its read-out was not rounded."""
+    keywords = {"sim_steps": 4, "net_arch": [16], "neuron_kwargs": {"weight_bits": 4}}
+    learner = sb3.DQN(policies.SpikingDQNPolicy, "CartPole-v1", seed=0, policy_kwargs=keywords)
+    agent = spikerl.convert(learner, n_calibration=1000)
+    taught = spikerl.distill(agent, teacher("dqn"), n_observations=1000, updates=60, rounds=1)
+    for one in (agent, taught):
+        assert [_steps(layer, 4) for layer in one.network.layers] == [True, False]
+    assert not np.array_equal(taught.network.layers[0].weight, agent.network.layers[0].weight)
 
 
 def test_a_host_keeps_its_weights_whole() -> None:

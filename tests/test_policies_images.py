@@ -161,6 +161,25 @@ def test_an_ordinary_critic_sees_floats_as_the_spiking_actor_does(kind: str) -> 
     assert isinstance(given.critic.features_extractor, NatureCNN)
 
 
+@pytest.mark.parametrize("spikes", [False, True])
+def test_the_critic_of_ppo_has_an_ordinary_extractor_of_its_own(spikes: bool) -> None:
+    env = Spaces(BYTES, spaces.Discrete(3))
+    keywords = {"features_extractor_kwargs": dict(SMALL), "spiking_critic": spikes}
+    model = chooser("ppo", env, share_features_extractor=False, **keywords)
+    critic = model.policy.vf_features_extractor
+    assert type(critic) is (SpikingNatureCNN if spikes else NatureCNN)
+    assert isinstance(model.policy.pi_features_extractor, SpikingNatureCNN)
+    before = [part.clone() for part in critic.parameters()]
+    model.learn(16)
+    assert any(not torch.equal(*pair) for pair in zip(before, critic.parameters(), strict=True))
+    spread(model, seen(BYTES))
+    check_deployed(model, seen(BYTES))
+    small = Spaces(spaces.Box(0, 255, (1, 30, 30), np.uint8), spaces.Discrete(3))
+    if not spikes:
+        with pytest.raises(SpikerlError, match="the critic sees images through SB3's NatureCNN"):
+            chooser("ppo", small, share_features_extractor=False, **keywords)
+
+
 def test_three_axes_are_no_image_unless_sb3_takes_them_for_one() -> None:
     env = Spaces(spaces.Box(-1, 1, (1, 2, 3), np.float32), spaces.Discrete(3))
     model = chooser("ppo", env, net_arch=[16]).learn(16)

@@ -8,7 +8,7 @@ trained through surrogate gradients; what it is taught on are the states it meet
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,17 +55,13 @@ class Lesson:
 class Student(nn.Module):
     """The spiking layers of a network and its read-out, as torch modules.
 
-    bits: of the weights of a target, None for any numbers; gradients pass the rounding as it is.
-    host: the first layer and the read-out are computed beside the chip and keep any numbers.
+    bits: of the weights of each layer, read-out included, None for any numbers; gradients pass the
+          rounding as it is.
     """
 
-    def __init__(
-        self, network: SpikingNetwork, sim_steps: int, bits: int | None = None, host: bool = False
-    ) -> None:
+    def __init__(self, network: SpikingNetwork, sim_steps: int, bits: Sequence[int | None]) -> None:
         super().__init__()
-        self.bits = [
-            None if host and i == 0 else bits for i, _ in enumerate(network.spiking_layers)
-        ] + [None if host else bits]
+        self.bits = bits
         layers = [
             SpikingLayer.of(layer, weight_bits=few, **NEURON)  # type: ignore[arg-type]
             for layer, few in zip(network.spiking_layers, self.bits, strict=False)
@@ -156,8 +152,7 @@ def distill(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            bits, host = _target(agent)
-            student = Student(agent.network, agent.sim_steps, bits, host)
+            student = Student(agent.network, agent.sim_steps, _weight_bits(agent))
         except SpikerlError as error:
             raise ConversionError(f"this cannot be distilled: {error}") from error
         _teach(student, origin, rows, watch, lesson, on_progress)
@@ -172,7 +167,7 @@ def distill(
             network,
             agent.decoder,
             None,
-            rounded=bits is not None,
+            rounded=any(student.bits),
         ),
         action_space=origin.action_space,
         sim_steps=agent.sim_steps,
@@ -200,12 +195,19 @@ def distill(
     )
 
 
-def _target(agent: SpikingAgent) -> tuple[int | None, bool]:
-    """The bits of weights an agent was converted for, and whether a host has the first layer."""
+def _weight_bits(agent: SpikingAgent) -> list[int | None]:
+    """The bits of each layer's weights, read-out included, that an agent was made with."""
     recipe = agent.provenance.get("recipe")
     recipe = recipe if isinstance(recipe, Mapping) else {}
-    bits = recipe.get("weight_bits")
-    return (bits if isinstance(bits, int) else None), recipe.get("first_reset") is not None
+    bits, n = recipe.get("weight_bits"), len(agent.network.neuron_layers)
+    if isinstance(bits, list) and len(bits) == n:  # it was trained as a spiking network
+        return [few if few < 32 else None for few in bits]
+    if not isinstance(bits, int):
+        return [None] * n
+    if recipe.get("first_reset") is None:
+        return [bits] * n
+    # a host computes the first layer and the read-out, beside the chip
+    return [None, *[bits] * (n - 2), None]
 
 
 _NO_OPTIONS = dict.fromkeys(("vecnormalize", "algo", "observation_space", "action_space"))

@@ -11,6 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
+from spikerl.policies.images import SpikingNatureCNN, nature_cnn
 from spikerl.policies.keywords import SpikingKeywords, initialise_stacks
 
 
@@ -49,6 +50,11 @@ class SpikingActorCriticPolicy(SpikingKeywords, ActorCriticPolicy):
     arch_parts: ClassVar[tuple[str, ...]] = ("pi", "vf")
 
     def _build_mlp_extractor(self) -> None:
+        image = self.features_extractor_class is SpikingNatureCNN
+        if image and not (self.share_features_extractor or self.spiking_critic):
+            remedy = "pass share_features_extractor=True or spiking_critic=True"
+            own = nature_cnn(self.observation_space, "the critic", remedy, self.features_dim)
+            self.vf_features_extractor = own
         super()._build_mlp_extractor()
         plain = self.mlp_extractor
         arch = self.net_arch

@@ -69,7 +69,7 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         return found
 
 
-def nature_cnn(space: Any, who: str, remedy: str) -> NatureCNN:
+def nature_cnn(space: Any, who: str, remedy: str, features_dim: int = 512) -> NatureCNN:
     """SB3's network for images that a SpikingNatureCNN takes as well.
 
     who, remedy: what it is for, and what to do where it cannot be.
@@ -84,4 +84,4 @@ def nature_cnn(space: Any, who: str, remedy: str) -> NatureCNN:
             f"found {space.shape[1]} x {space.shape[2]}; {remedy}"
         )
     # which says no more than that they need not be bytes: whether they are is settled already
-    return NatureCNN(space, normalized_image=True)
+    return NatureCNN(space, features_dim, normalized_image=True)
