@@ -19,6 +19,7 @@ from spikerl.backends.base import (
     require_runnable,
     self_tested,
 )
+from spikerl.backends.cpu_blocks import NARROW
 from spikerl.backends.cpu_engine import Engine
 from spikerl.backends.cpu_plan import Plan
 from spikerl.errors import BackendError
@@ -58,15 +59,15 @@ class CpuBackend:
             raise BackendError(
                 f"back end 'cpu' has no precision {precision!r}, only 'float64' and 'float32'"
             )
-        session = CpuSession(network, batch_size, narrow=precision == "float32")
+        session = CpuSession(network, batch_size, NARROW if precision == "float32" else None)
         return self_tested(session, self.capabilities)
 
 
 class CpuSession(Session):
     """A network laid out for the kernel, with its state."""
 
-    def __init__(self, network: SpikingNetwork, batch_size: int, narrow: bool = False) -> None:
-        plan = Plan(network, narrow)
+    def __init__(self, network: SpikingNetwork, batch_size: int, precision: int | None) -> None:
+        plan = Plan(network, precision)
         self._first = plan.first
         self._engine = Engine(plan, batch_size)
         super().__init__(CpuBackend.name, plan.effective, batch_size)

@@ -20,6 +20,7 @@ GROUP = 2  # events are added in groups of this size, filled up with a neuron of
 CHAINS = 2  # sums that run side by side, as an addition waits for the one before it
 BLOCKS = (64, 16, 8)  # neurons that are advanced together, accumulators in registers
 LEAKY, PLAIN, FILTERED = range(3)  # PLAIN: no leak, no floor; FILTERED: a current, or it adapts
+WIDE, NARROW, SHORT = range(3)  # weights and their sums; NARROW: both in float32; SHORT: weights
 
 
 def _instructions(emitter: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,10 +48,11 @@ def advance_block(_: Any, arguments: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         numbers = cgutils.unpack_tuple(builder, args[0])
-        for width, kind, narrow in product(BLOCKS, (LEAKY, PLAIN, FILTERED), (0, 1)):
-            wanted = _whole(width + 2 * kind + narrow)
+        kinds, precisions = (LEAKY, PLAIN, FILTERED), (WIDE, NARROW, SHORT)
+        for width, kind, precision in product(BLOCKS, kinds, precisions):
+            wanted = _whole(16 * width + 4 * kind + precision)
             with builder.if_then(builder.icmp_signed("==", numbers[0], wanted)):
-                _Block(builder, width, kind, bool(narrow), numbers[1:]).emit()
+                _Block(builder, width, kind, precision, numbers[1:]).emit()
         return context.get_dummy_value()
 
     return types.none(arguments), emit
@@ -67,8 +69,8 @@ def _whole(number: int) -> Any:
 class _Block:
     """Emits the instructions for one width of block; addresses and strides are in bytes."""
 
-    def __init__(self, builder, width, kind, narrow, numbers):
-        self.builder, self.width, self.kind, self.narrow = builder, width, kind, narrow
+    def __init__(self, builder, width, kind, precision, numbers):
+        self.builder, self.width, self.kind, self.precision = builder, width, kind, precision
         self.vectors = range(width // LANES)
         (self.subtract, self.steps, self.weight, self.base, self.base_stride) = numbers[:5]
         (self.decay, self.threshold, self.floor, self.v, self.counts) = numbers[5:10]
@@ -134,10 +136,12 @@ class _Block:
     def add_events(self, step: Any) -> list[Any]:
         """The sum of the weight rows of all neurons that spike in this step, per vector."""
         build = self.builder
-        lanes = min(2 * LANES, self.width) if self.narrow else LANES
-        kind = ir.VectorType(ir.FloatType() if self.narrow else _DOUBLE, lanes)
+        narrow = self.precision == NARROW
+        lanes = min(2 * LANES, self.width) if narrow else LANES
+        kind = ir.VectorType(ir.FloatType() if narrow else _DOUBLE, lanes)
+        held = kind if self.precision == WIDE else ir.VectorType(ir.FloatType(), lanes)
         parts = range(self.width // lanes)
-        row_bytes = self.width * (4 if self.narrow else 8)
+        row_bytes = self.width * (8 if self.precision == WIDE else 4)
         sums = [[cgutils.alloca_once(build, kind) for _ in parts] for _ in range(CHAINS)]
         for chain in sums:
             for part in chain:
@@ -152,7 +156,10 @@ class _Block:
                 for p in parts:
                     here = build.add(row, _whole(p * row_bytes // len(parts)))
                     into = sums[e % CHAINS][p]
-                    build.store(build.fadd(build.load(into), self.load(kind, here, 4)), into)
+                    weights = self.load(held, here, 4)
+                    if self.precision == SHORT:
+                        weights = build.fpext(weights, kind)
+                    build.store(build.fadd(build.load(into), weights), into)
         total = []
         for p in parts:
             value = build.load(sums[0][p])
@@ -161,7 +168,7 @@ class _Block:
             for half in range(0, lanes, LANES):
                 lane = ir.Constant(ir.VectorType(_I32, LANES), list(range(half, half + LANES)))
                 piece = build.shuffle_vector(value, value, lane) if lanes > LANES else value
-                total.append(build.fpext(piece, _REALS) if self.narrow else piece)
+                total.append(build.fpext(piece, _REALS) if narrow else piece)
         return total
 
     def at(self, address: Any, index: Any, stride: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikerl.backends import cpu_kernels as code
-from spikerl.backends.cpu_blocks import GROUP, LANES
+from spikerl.backends.cpu_blocks import FILTERED, GROUP, LANES
 from spikerl.backends.cpu_plan import Plan
 from spikerl.connections import IntArray
 from spikerl.layers import FloatArray
@@ -33,6 +33,12 @@ class Engine:
         self._resting = np.zeros(self._v.shape, dtype=np.int64)
         self._flow, self._lift = np.zeros(self._v.shape), np.zeros(self._v.shape)
         self._flight = np.zeros((rows, plan.flight), dtype=np.uint64)
+        # what this network has of them; the others stay at zero
+        slow = self._program[:, code.SLOW].any()
+        filtered = slow or (self._program[:, code.KIND] == FILTERED).any()
+        self._rest: list[NDArray[Any]] = [self._resting] if slow else []
+        self._rest += [self._flow, self._lift] if filtered else []
+        self._rest += [self._flight] if slow or self._program[:, code.DELAY].any() else []
         sizes, spiking = self._program[:, code.SIZE], self._program[:, code.SPIKING] == 1
         self.widths = [int(n) for n in sizes]
         self.neurons = int(sizes[spiking].sum())
@@ -105,7 +111,7 @@ class Engine:
     def reset(self, rows: Any = slice(None)) -> None:
         """Rows (a mask, a slice) as they were first."""
         self._v[rows] = self._start
-        for state in (self._resting, self._flow, self._lift, self._flight):
+        for state in self._rest:
             state[rows] = 0
 
     def _make_room(self, steps: int) -> None:

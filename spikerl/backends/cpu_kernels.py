@@ -21,6 +21,7 @@ from spikerl.backends.cpu_blocks import (
     GROUP,
     LEAKY,
     PLAIN,
+    WIDE,
     advance_block,
     trailing_zeros,
 )
@@ -37,7 +38,7 @@ from spikerl.compiling import compiling
     SPIKING,  # 0: a read-out
     SOURCE,  # where its current comes from, see below
     KIND,  # LEAKY, PLAIN or FILTERED, see cpu_blocks.py
-    NARROW,  # 1: weights and the sums of one step in float32
+    PRECISION,  # WIDE, NARROW or SHORT weights, see cpu_blocks.py
     SLOW,  # 1: refractory or recurrent, stepped neuron by neuron
     RECURRENT,  # 1: it has recurrent weights
     WEIGHT,  # offsets into `values` ...
@@ -59,7 +60,7 @@ from spikerl.compiling import compiling
 ) = range(COLUMNS := 29)
 
 # Of cpu_blocks.py (SHA-256). numba's cache on disk asks whether this file has changed, no other.
-COMPILED_WITH = "0232c426e6a5bea9"
+COMPILED_WITH = "9c69beb166e375ea"
 
 CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
 
@@ -78,7 +79,7 @@ def _advance_fast(
         width = _block_width(layer[PADDED] - done)
         o = done * 8
         numbers_of_block = (
-            width + 2 * layer[KIND] + layer[NARROW], layer[SUBTRACT], steps,
+            16 * width + 4 * layer[KIND] + layer[PRECISION], layer[SUBTRACT], steps,
             weight, base.ctypes.data + o, base_stride * 8,
             numbers + layer[DECAY] * 8 + o, numbers + layer[THRESHOLD] * 8 + o,
             numbers + layer[FLOOR] * 8 + o, v.ctypes.data + o, counts.ctypes.data + o,
@@ -87,7 +88,7 @@ def _advance_fast(
             numbers + layer[ADAPTATION_DECAY] * 8 + o, flow.ctypes.data + o, lift.ctypes.data + o,
         )  # fmt: skip
         advance_block(numbers_of_block)
-        weight += width * (layer[FAN_IN] + 1) * (4 if layer[NARROW] else 8)
+        weight += width * (layer[FAN_IN] + 1) * (8 if layer[PRECISION] == WIDE else 4)
         done += width
 
 
@@ -288,6 +289,19 @@ def same(one, other):
 
 
 @_compiled
+def _write_blocks(values, at, n, fan_in, padded, weight):
+    """Weights [n, n_in] into the blocks that begin at values[at]."""
+    done = 0
+    while done < padded:
+        width = _block_width(padded - done)
+        for j in range(fan_in):
+            for i in range(min(width, n - done)):
+                values[at + j * width + i] = weight[done + i, j]
+        at += width * (fan_in + 1)
+        done += width
+
+
+@_compiled
 def put(layer, values, start, weight, seen, bias, decay, threshold, v_init):
     """Write other numbers [n] into a layer, and weights [n, n_in] if they are not those seen.
 
@@ -304,11 +318,7 @@ def put(layer, values, start, weight, seen, bias, decay, threshold, v_init):
     if same(weight, seen):
         return
     seen[:] = weight
-    at, done = layer[WEIGHT], 0
-    while done < padded:
-        width = _block_width(padded - done)
-        for j in range(fan_in):
-            for i in range(min(width, n - done)):
-                values[at + j * width + i] = weight[done + i, j]
-        at += width * (fan_in + 1)
-        done += width
+    if layer[PRECISION] == WIDE:
+        _write_blocks(values, layer[WEIGHT], n, fan_in, padded, weight)
+    else:
+        _write_blocks(values.view(np.float32), 2 * layer[WEIGHT], n, fan_in, padded, weight)

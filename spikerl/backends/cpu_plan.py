@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spikerl.backends import cpu_kernels as code
-from spikerl.backends.cpu_blocks import FILTERED, LANES, LEAKY, PLAIN
+from spikerl.backends.cpu_blocks import FILTERED, LANES, LEAKY, NARROW, PLAIN, SHORT, WIDE
 from spikerl.connections import IntArray, neuron_bias, synapses
 from spikerl.network import Dense, Flatten, FloatArray, Layer, NeuronLayer, SpikingNetwork
 
@@ -16,14 +16,16 @@ from spikerl.network import Dense, Flatten, FloatArray, Layer, NeuronLayer, Spik
 class Plan:
     """A network flattened into the tables that the kernel reads.
 
+    precision: of weights between layers, see cpu_blocks.py; None for SHORT where float32 holds them
+            exactly, as it does those of a torch model, and WIDE elsewhere.
     rows:   one program row per layer of neurons; values, index: what the rows point into.
     first:  the layers that numpy applies to the drive, up to the first one with neurons.
     effective: the network as it runs, with weights rounded where they are narrow.
     v_init: [STATE of all]; flight: words of spikes kept between runs.
     """
 
-    def __init__(self, network: SpikingNetwork, narrow: bool) -> None:
-        self.narrow = narrow
+    def __init__(self, network: SpikingNetwork, precision: int | None = None) -> None:
+        self.precision = precision
         self.rows: list[IntArray] = []
         self.values: list[FloatArray] = []
         self.index: list[IntArray] = []
@@ -38,13 +40,14 @@ class Plan:
             layers.append(layer)
             if isinstance(layer, NeuronLayer):
                 self._add(layer, pending)
-                if self.rows[-1][code.NARROW]:
+                if self.rows[-1][code.PRECISION] == NARROW:
                     layers[-1] = replace(layer, weight=layer.weight.astype(np.float32))
                 starts.append(_padded(layer.v_init, layer.n_out, 0.0))
                 self.first = self.first or pending
                 pending = []
         self.v_init = np.concatenate(starts)
-        self.effective = SpikingNetwork(tuple(layers), network.dt_ms) if narrow else network
+        rounded = precision == NARROW
+        self.effective = SpikingNetwork(tuple(layers), network.dt_ms) if rounded else network
 
     def _add(self, layer: NeuronLayer, stack: list[Layer]) -> None:
         row = np.zeros(code.COLUMNS, dtype=np.int64)
@@ -86,8 +89,9 @@ class Plan:
             row[code.SOURCE] = code.TOTALS if totals else code.EVENTS
             rows = _by_sender(layer.weight)
             if not (slow or totals):
-                row[code.NARROW] = self.narrow
-                rows = _in_blocks(rows, np.float32 if self.narrow else np.float64)
+                precision = _precise(layer.weight) if self.precision is None else self.precision
+                row[code.PRECISION] = precision
+                rows = _in_blocks(rows, np.float64 if precision == WIDE else np.float32)
             row[code.WEIGHT] = self._store(rows)
         else:
             row[code.SOURCE] = code.SYNAPSES
@@ -110,6 +114,12 @@ class Plan:
         self.index.append(index)
         self._index_count += len(index)
         return at
+
+
+def _precise(weight: FloatArray) -> int:
+    """SHORT if float32 holds these numbers, which takes half the room in the caches."""
+    with np.errstate(over="ignore"):
+        return SHORT if (weight.astype(np.float32) == weight).all() else WIDE
 
 
 def _whole_vectors(n: int) -> int:

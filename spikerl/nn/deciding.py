@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from spikerl.backends.cpu_blocks import SHORT, WIDE
 from spikerl.backends.cpu_engine import Engine
 from spikerl.backends.cpu_kernels import same
 from spikerl.backends.cpu_plan import Plan
@@ -29,7 +30,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
-        self._rows = 0
+        self._rows, self._precision = 0, WIDE
         self._views: dict[int, View] = {}
         self._first: np.ndarray = np.empty((0, 0), np.float32)
         self._weight: FloatArray = np.empty((0, 0))
@@ -46,28 +47,34 @@ class Decisions:
         """
         drive = drive if drive.ndim == 3 else drive[None]
         rows = drive.shape[1]
-        engine = self._ready(layers, min(rows, ROWS))
-        for k, layer in enumerate(layers):
-            weight, *neurons = self._viewed(k, layer.numbers())
+        found = [self._viewed(k, layer.numbers()) for k, layer in enumerate(layers)]
+        single = all(weight.dtype == np.float32 for weight, *_ in found)
+        engine = self._ready(layers, min(rows, ROWS), SHORT if single else WIDE)
+        for k, (weight, *neurons) in enumerate(found):
             if k:
                 engine.put(k, weight, *neurons)
             else:
                 engine.put(k, None, *neurons)
                 exact, bias = self._exact(weight), neurons[0]
         steps = sim_steps - layers[-1].neuron.delay_steps  # what fires later does not arrive
-        found = np.empty((rows, layers[-1].n_out))
+        rates = np.empty((rows, layers[-1].n_out))
         for b in range(0, rows, ROWS):
-            x = drive[:steps, b : b + ROWS].astype(np.float64)
-            currents = (x.reshape(-1, x.shape[2]) @ exact.T + bias).reshape(*x.shape[:2], -1)
+            x = drive[:steps, b : b + ROWS]
+            currents = x.reshape(-1, x.shape[2]).astype(np.float64) @ exact.T
+            currents += bias
             engine.reset(slice(x.shape[1]))
-            found[b : b + ROWS] = engine.run(currents, steps)[-1]
-        found /= sim_steps
-        return found
+            each = engine.run(currents.reshape(len(x), x.shape[1], -1), steps)
+            rates[b : b + ROWS] = each[-1]
+        rates /= sim_steps
+        return rates
 
-    def _ready(self, layers: Sequence[SpikingLayer | ForeignLayer], rows: int) -> Engine:
-        if self._engine is None or rows > self._rows:
+    def _ready(
+        self, layers: Sequence[SpikingLayer | ForeignLayer], rows: int, precision: int
+    ) -> Engine:
+        if self._engine is None or rows > self._rows or precision != self._precision:
             network = SpikingNetwork(tuple(layer.to_layer() for layer in layers))
-            self._engine, self._rows = Engine(Plan(network, narrow=False), rows), rows
+            self._engine, self._rows = Engine(Plan(network, precision), rows), rows
+            self._precision = precision
         return self._engine
 
     def _viewed(self, layer: int, parts: tuple[Tensor, ...]) -> tuple[np.ndarray, ...]:
