@@ -8,13 +8,14 @@ import tracemalloc
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spikerl.backends import cpu_blocks, cpu_kernels, get
+from spikerl.backends import cpu_blocks, cpu_kernels, cpu_plan, get
 from spikerl.errors import BackendError, SessionClosed, ShapeError
 from spikerl.network import AvgPool2d, Conv2d, Dense, Flatten, Layer, Recording, SpikingNetwork
 from spikerl.reference import initial_state, simulate
@@ -106,7 +107,10 @@ def check_run_reset_and_run_again(network: SpikingNetwork, rng: np.random.Genera
     rows = int(rng.integers(1, 4))
     state = initial_state(network, rows)
     start = initial_state(network, rows)
-    with get("cpu").compile(network, batch_size=rows + 1, precision=precision) as session:
+    near = int(rng.choice([0, cpu_plan.NEAR]))  # weights that are exact take half the room, or not
+    with patch.object(cpu_plan, "NEAR", near):
+        session = get("cpu").compile(network, batch_size=rows + 1, precision=precision)
+    with session:
         for _ in range(2):
             steps = int(rng.choice([1, 3, 9]))
             kind = rng.integers(3)
@@ -161,7 +165,11 @@ def test_every_firing_rate_gives_the_reference(rate: float) -> None:
     assert_same(got, simulate(network, drive))
 
 
-def test_other_than_dyadic_networks_agree_to_rounding() -> None:
+@pytest.mark.parametrize("near", [0, cpu_plan.NEAR])
+def test_other_than_dyadic_networks_agree_to_rounding(
+    near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_plan, "NEAR", near)  # float32 does not hold them, many or few
     rng = np.random.default_rng(4)
     network = SpikingNetwork(
         [

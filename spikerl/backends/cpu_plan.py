@@ -12,12 +12,14 @@ from spikerl.backends.cpu_blocks import FILTERED, LANES, LEAKY, NARROW, PLAIN, S
 from spikerl.connections import IntArray, neuron_bias, synapses
 from spikerl.network import Dense, Flatten, FloatArray, Layer, NeuronLayer, SpikingNetwork
 
+NEAR = 2**17  # weights, 1 MiB of float64: about what the near caches hold
+
 
 class Plan:
     """A network flattened into the tables that the kernel reads.
 
-    precision: of weights between layers, see cpu_blocks.py; None for SHORT where float32 holds them
-            exactly, as it does those of a torch model, and WIDE elsewhere.
+    precision: of weights between layers, see cpu_blocks.py; None for SHORT where that is faster and
+            exact, as for the weights of a torch model, and WIDE elsewhere.
     rows:   one program row per layer of neurons; values, index: what the rows point into.
     first:  the layers that numpy applies to the drive, up to the first one with neurons.
     effective: the network as it runs, with weights rounded where they are narrow.
@@ -117,9 +119,10 @@ class Plan:
 
 
 def _precise(weight: FloatArray) -> int:
-    """SHORT if float32 holds these numbers, which takes half the room in the caches."""
+    """SHORT for many weights that float32 holds exactly; of few, converting is no gain."""
     with np.errstate(over="ignore"):
-        return SHORT if (weight.astype(np.float32) == weight).all() else WIDE
+        exact = weight.size > NEAR and (weight.astype(np.float32) == weight).all()
+    return SHORT if exact else WIDE
 
 
 def _whole_vectors(n: int) -> int:
