@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
@@ -308,6 +309,21 @@ def test_any_number_of_rows_decides_after_any_other(counts: tuple[int, ...]) -> 
     stack = stack_of(kind="LIF")
     for count in counts:
         assert decides_as_the_reference(stack, torch.randn(count, 5))
+
+
+def test_threads_may_share_a_stack() -> None:
+    stack, rows = stack_of(widths=(200, 100)).eval(), torch.randn(40, 64, 5)
+    with torch.no_grad():
+        expected = [stack(each) for each in rows]
+
+    def decide(each: Tensor) -> Tensor:
+        with torch.no_grad():  # which is a thread's own
+            found: Tensor = stack(each)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(decide, rows), expected, strict=True):
+            assert torch.equal(found, alone)
 
 
 @pytest.mark.parametrize("copied", [deepcopy, lambda stack: pickle.loads(pickle.dumps(stack))])

@@ -6,6 +6,7 @@ The policy that learns and the agent that is deployed run on the same compiled l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +32,7 @@ class Decisions:
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self._rows, self._precision = 0, WIDE
+        self._at_work = Lock()  # threads may share a policy, not its potentials
         self._views: dict[int, View] = {}
         self._first: np.ndarray = np.empty((0, 0), np.float32)
         self._weight: FloatArray = np.empty((0, 0))
@@ -46,6 +48,12 @@ class Decisions:
         drive: what the first layer hears, [T, B, n_in], or [B, n_in] or [1, B, n_in] at all steps.
         """
         drive = drive if drive.ndim == 3 else drive[None]
+        with self._at_work:
+            return self._rates(layers, drive, sim_steps)
+
+    def _rates(
+        self, layers: Sequence[SpikingLayer | ForeignLayer], drive: np.ndarray, sim_steps: int
+    ) -> FloatArray:
         rows = drive.shape[1]
         found = [self._viewed(k, layer.numbers()) for k, layer in enumerate(layers)]
         single = all(weight.dtype == np.float32 for weight, *_ in found)
