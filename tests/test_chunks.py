@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spikerl.nn import SURROGATES, Neuron, SpikingMLP, Surrogate, chunks
 from spikerl.nn.chunks import Rule, fire_in_turn, fire_stack
+from spikerl.nn.population import PopulationEncoder
 
 T = 6
 WIDTHS = (5, 24, 16, 3)
@@ -81,14 +82,76 @@ def test_spikes_and_gradients_are_those_of_the_layers_in_turn(
     assert rows == 1 or all(other.abs().sum() > 0 for other in theirs)
 
 
-def test_no_gradient_is_made_that_nobody_wants() -> None:
+def test_no_gradient_is_made_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, x = numbers(0), drive(4, constant=True).detach()
     for layer in layers:
         for part in layer:
             part.requires_grad_(False)
     layers[1][0].requires_grad_(True)
+    made: list[Any] = []
+    learn = chunks._Layer.learn
+
+    def seen(self: chunks._Layer, found: Any, onward: bool) -> None:
+        made.append([part is not None for part in found])
+        learn(self, found, onward)
+        made.append(self.g_heard is not None)
+
+    monkeypatch.setattr(chunks._Layer, "learn", seen)
     fire_stack(x, layers, rules(), T).sum().backward()
-    assert [part.grad is not None for layer in layers for part in layer].count(True) == 1
+    nothing = [False] * 5
+    assert made == [nothing, False, [True, *nothing[1:]], True, nothing, True]
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "to be differentiated twice"])
+def test_a_layer_may_stand_twice_in_a_stack(twice: bool) -> None:
+    stack = SpikingMLP(5, [5, 5], sim_steps=T)
+    stack.layers[1] = stack.layers[0]
+    parts, x = list(stack.parameters()), torch.randn(4, 5)
+    found = torch.autograd.grad(stack(x).sum(), parts, create_graph=twice)
+    expected = torch.autograd.grad(stack.rates(x)[-1].sum(), parts)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert other.abs().sum() > 0
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "to be differentiated twice"])
+def test_a_stack_may_hear_itself(twice: bool) -> None:
+    stack = SpikingMLP(5, [8, 5], sim_steps=T)
+    parts, x = list(stack.parameters()), torch.randn(4, 5)
+    found = torch.autograd.grad(stack(stack(x)).sum(), parts, create_graph=twice)
+    expected = torch.autograd.grad(stack.rates(stack.rates(x)[-1])[-1].sum(), parts)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_of_a_layer_are_called() -> None:
+    stack, x, called = SpikingMLP(5, [8, 5], sim_steps=T), torch.randn(4, 5), []
+    before = stack(x)
+    stack.layers[1].register_forward_hook(lambda *_: called.append(1))
+    assert torch.allclose(stack(x), before)
+    assert called == [1]
+
+
+@pytest.mark.parametrize("encoder", [None, "population"])
+def test_other_numbers_than_float32_are_trained_step_by_step(encoder: str | None) -> None:
+    fields = PopulationEncoder(5) if encoder else None
+    stack, x = SpikingMLP(5, [8, 5], sim_steps=T, encoder=fields), torch.randn(4, 5)
+    expected = stack(x)
+    stack.double()
+    for rows in (x, x.double()) if encoder else (x.double(),):
+        found = stack(rows)
+        assert torch.allclose(found.float(), expected)
+        found.sum().backward()
+
+
+def test_what_torch_makes_otherwise_is_of_no_account() -> None:
+    stack, x = SpikingMLP(5, [8, 5], sim_steps=T), torch.randn(4, 5)
+    try:
+        torch.set_default_dtype(torch.float64)
+        stack(x).sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(part.grad is not None for part in stack.parameters())
 
 
 def test_it_can_be_differentiated_twice() -> None:

@@ -294,6 +294,39 @@ def test_parameters_that_lie_elsewhere_now_are_seen() -> None:
     assert decides_as_the_reference(stack, rows.double())
 
 
+def test_parameters_turned_round_in_place_are_seen() -> None:
+    stack, rows = stack_of(widths=(5, 5)).eval(), torch.randn(3, 5)
+    assert decides_as_the_reference(stack, rows)
+    for layer in stack.layers:
+        layer.synapses.weight.data = layer.synapses.weight.data.t()
+    assert decides_as_the_reference(stack, rows)
+
+
+def test_layers_that_are_others_now_are_seen() -> None:
+    stack, rows = stack_of().eval(), torch.randn(3, 5)
+    assert decides_as_the_reference(stack, rows)
+    before = stack.decide(rows)
+    stack.layers[0].neuron = Neuron(reset="zero")
+    assert decides_as_the_reference(stack, rows)
+    assert not torch.equal(stack.decide(rows), before)
+    stack.layers[1] = stack_of(widths=(24, 9)).layers[1]
+    assert decides_as_the_reference(stack, rows)
+    stack.layers.append(SpikingLayer(nn.Linear(9, 4), Neuron(), (9,)))
+    with torch.no_grad():
+        stack.layers[2].synapses.bias.fill_(0.5)
+    assert decides_as_the_reference(stack, rows)
+
+
+def test_training_that_has_come_to_no_numbers_decides_all_the_same() -> None:
+    """What the algorithm makes of them is its own: no decision is the place to stop it."""
+    stack, rows = stack_of(kind="PLIF").eval(), torch.randn(3, 5)
+    with torch.no_grad():
+        stack.layers[1].synapses.weight.fill_(torch.nan)
+        stack.layers[0].decay_logit.fill_(-200.0)
+        alone = [stack(row[None]) for row in rows]
+        assert torch.equal(stack(rows), torch.cat(alone))
+
+
 def test_a_learned_decay_may_start_from_none_at_all() -> None:
     """Neurons without a leak take a shorter way, which ends where a leak is learned."""
     stack, rows = stack_of(kind="PLIF"), torch.randn(3, 5)

@@ -130,6 +130,16 @@ def test_a_population_encoder_is_that_of_a_deployed_agent_to_float32() -> None:
         assert different.mean() < 1e-3
 
 
+@pytest.mark.parametrize("spikes", ["equidistant", "none"])
+def test_what_decides_hears_what_a_deployed_agent_hears(spikes: str) -> None:
+    encoder = PopulationEncoder(4, 10, spikes=spikes)
+    rows = torch.randn(500, 4).numpy()
+    exact = encoder.to_encoder().encode(rows.astype(np.float64), 100, np.random.default_rng(0))
+    found = encoder.exact(rows, 100)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(np.broadcast_to(found, exact.shape), exact)
+
+
 def test_fields_by_hand() -> None:
     fields = ReceptiveFields([[0.0, 1.0], [-1.0, 3.0]], [[1.0, 0.5], [2.0, 1.0]])
     drive = fields.encode(np.array([[1.0, -1.0]]), 3, np.random.default_rng(0))

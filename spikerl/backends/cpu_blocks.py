@@ -1,6 +1,6 @@
 """Blocks of neurons carried through all steps by vector instructions written out for them.
 
-Imports numba. Used by cpu_kernels, which has the loops around it.
+Imports numba. cpu_kernels has the loops around it.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 # numba infers the types of compiled functions; annotations would repeat what it finds.

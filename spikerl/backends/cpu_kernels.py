@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spikerl.backends import cpu_blocks
 from spikerl.backends.cpu_blocks import (
     BLOCKS,
     GROUP,
@@ -59,12 +60,9 @@ from spikerl.compiling import compiling
     SPIKES,  # neurons of all layers before it: where its recorded spikes begin
 ) = range(COLUMNS := 29)
 
-# Of cpu_blocks.py (SHA-256). numba's cache on disk asks whether this file has changed, no other.
-COMPILED_WITH = "9c69beb166e375ea"
-
 CURRENT, EVENTS, SYNAPSES, TOTALS = range(4)  # SOURCE: given; weight rows; sparse; spike counts
 
-_compiled = compiling()
+_compiled = compiling(cpu_blocks.__file__)
 
 
 @_compiled

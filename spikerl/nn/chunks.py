@@ -78,8 +78,8 @@ class _Stack(torch.autograd.Function):
     ) -> Tensor:
         rows = x.shape[1]
         widths = [len(weight) for weight in numbers[::PARTS]]
-        counts = torch.zeros((rows, widths[-1]))
-        kept = [torch.empty(rows * sim_steps * width) for width in widths]
+        counts = x.new_zeros((rows, widths[-1]))
+        kept = [x.new_empty(rows * sim_steps * width) for width in widths]
         for chunks in _parted(x, rules, sim_steps, numbers, kept, counts):
             for heard, chunk in chunks:
                 for layer in chunks.layers:
@@ -96,6 +96,8 @@ class _Stack(torch.autograd.Function):
         numbers, kept = rest[:n], rest[n:]
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
         if torch.is_grad_enabled():  # create_graph, as for TRPO's Fisher products
+            # by other names, as one may depend on another, or be the same
+            x, *numbers = [part.view_as(part) for part in (x, *numbers)]
             turns = [numbers[k : k + PARTS] for k in range(0, n, PARTS)]
             counts = fire_in_turn(x, turns, ctx.rules, ctx.sim_steps)
             inputs = [part for part, want in zip((x, *numbers), wanted, strict=True) if want]
@@ -236,11 +238,8 @@ class _Layer:
     def keep(self, potentials: Tensor, counts: Tensor | None) -> None:
         """Where the potentials of all chunks are, and the counts, of the last layer."""
         self.kept = potentials.numpy().reshape(-1, self.sim_steps, *self.shape)
-        each = (len(self.kept), *self.shape)
         self.counts = (
-            self.v[None].repeat(len(self.kept), 0)
-            if counts is None
-            else counts.numpy().reshape(each)
+            self.kept[:, 0] if counts is None else counts.numpy().reshape(self.kept[:, 0].shape)
         )
 
     def forward(self, heard: Tensor, chunk: int) -> None:
@@ -268,7 +267,7 @@ class _Layer:
         self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
         self.g_decays = np.zeros_like(self.decay)
         self.starts = np.tile(self.start, (self.shape[0], 1))
-        self.ones = torch.ones(len(self.flat))
+        self.ones = self.flat.new_ones(len(self.flat))
         if onward:
             n_in = self.weight.shape[1]
             steps, many = len(self.current), joined(self.size, n_in)

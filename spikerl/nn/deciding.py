@@ -6,7 +6,9 @@ The policy that learns and the agent that is deployed run on the same compiled l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from dataclasses import replace
+from threading import local
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +17,7 @@ from spikerl.backends.cpu_blocks import SHORT, WIDE
 from spikerl.backends.cpu_engine import Engine
 from spikerl.backends.cpu_kernels import same
 from spikerl.backends.cpu_plan import Plan
-from spikerl.layers import FloatArray
+from spikerl.layers import FloatArray, Layer
 from spikerl.network import SpikingNetwork
 from spikerl.nn.foreign import ForeignLayer
 from spikerl.nn.layer import SpikingLayer
@@ -23,16 +25,16 @@ from spikerl.nn.layer import SpikingLayer
 ROWS = 256  # at a time: what their states take is kept
 
 
-class Decisions:
+class Decisions(local):
     """An engine made at the first decision, told before each one which numbers the layers have.
 
-    It is no part of what is saved or copied.
+    It is no part of what is saved or copied, and every thread has its own.
     """
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
-        self._rows, self._precision = 0, WIDE
-        self._at_work = Lock()  # threads may share a policy, not its potentials
+        self._rows = 0
+        self._plan: list[Any] = []
         self._views: dict[int, View] = {}
         self._first: np.ndarray = np.empty((0, 0), np.float32)
         self._weight: FloatArray = np.empty((0, 0))
@@ -48,16 +50,9 @@ class Decisions:
         drive: what the first layer hears, [T, B, n_in], or [B, n_in] or [1, B, n_in] at all steps.
         """
         drive = drive if drive.ndim == 3 else drive[None]
-        with self._at_work:
-            return self._rates(layers, drive, sim_steps)
-
-    def _rates(
-        self, layers: Sequence[SpikingLayer | ForeignLayer], drive: np.ndarray, sim_steps: int
-    ) -> FloatArray:
         rows = drive.shape[1]
         found = [self._viewed(k, layer.numbers()) for k, layer in enumerate(layers)]
-        single = all(weight.dtype == np.float32 for weight, *_ in found)
-        engine = self._ready(layers, min(rows, ROWS), SHORT if single else WIDE)
+        engine = self._ready(layers, [weight for weight, *_ in found], min(rows, ROWS))
         for k, (weight, *neurons) in enumerate(found):
             if k:
                 engine.put(k, weight, *neurons)
@@ -77,12 +72,18 @@ class Decisions:
         return rates
 
     def _ready(
-        self, layers: Sequence[SpikingLayer | ForeignLayer], rows: int, precision: int
+        self,
+        layers: Sequence[SpikingLayer | ForeignLayer],
+        weights: Sequence[np.ndarray],
+        rows: int,
     ) -> Engine:
-        if self._engine is None or rows > self._rows or precision != self._precision:
-            network = SpikingNetwork(tuple(layer.to_layer() for layer in layers))
-            self._engine, self._rows = Engine(Plan(network, precision), rows), rows
-            self._precision = precision
+        """The engine of these layers, made anew if they are others, or have other rules."""
+        plan = [(x, x.neuron, w.shape, w.dtype) for x, w in zip(layers, weights, strict=True)]
+        if self._engine is None or rows > self._rows or plan != self._plan:
+            network = SpikingNetwork(tuple(_without_numbers(layer) for layer in layers))
+            single = all(weight.dtype == np.float32 for weight in weights)
+            self._engine = Engine(Plan(network, SHORT if single else WIDE), rows)
+            self._rows, self._plan = rows, plan
         return self._engine
 
     def _viewed(self, layer: int, parts: tuple[Tensor, ...]) -> tuple[np.ndarray, ...]:
@@ -90,7 +91,7 @@ class Decisions:
 
         The arrays hold their memory, so that nothing else can come to lie there.
         """
-        places = [part.data_ptr() for part in parts]
+        places = [(part.data_ptr(), part.stride()) for part in parts]
         seen = self._views.get(layer)
         if seen is None or seen[0] != places:
             seen = self._views[layer] = (places, tuple([part.detach().numpy() for part in parts]))
@@ -103,4 +104,18 @@ class Decisions:
         return self._weight
 
 
-View = tuple[list[int], tuple[np.ndarray, ...]]
+def _without_numbers(layer: SpikingLayer | ForeignLayer) -> Layer:
+    """The layer with numbers of which nothing is wrong, whatever training has come to."""
+    found = layer.to_layer()
+    leaks = bool((found.decay != 1).any())
+    return replace(
+        found,
+        weight=np.zeros_like(found.weight),
+        bias=np.zeros_like(found.bias),
+        decay=0.5 if leaks else 1.0,
+        v_threshold=1.0,
+        v_init=0.0,
+    )
+
+
+View = tuple[list[tuple[int, tuple[int, ...]]], tuple[np.ndarray, ...]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from spikerl.compiling import compiling
 
-compiled = compiling(fastmath={"contract", "arcp", "nsz"})
+compiled = compiling(__file__, fastmath={"contract", "arcp", "nsz"})
 
 
 @compiled

@@ -183,9 +183,10 @@ class SpikingLayer(nn.Module):
 
     @property
     def chunked(self) -> bool:
-        """Whether fire_stack() can fire it, in training too."""
+        """Whether fire_stack() can fire it in training; hooks want it to be called by itself."""
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks
         dense = isinstance(self.synapses, nn.Linear) and self.norm is None
-        return dense and not any(self.extras.values())
+        return dense and not hooks and not any(self.extras.values())
 
     @property
     def rule(self) -> Rule:

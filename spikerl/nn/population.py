@@ -87,7 +87,8 @@ class PopulationEncoder(nn.Module):
 
         [T, B, n_out], or [1, B, n_out] without spikes.
         """
-        drive = self.to_encoder().encode(rows, sim_steps, np.random.default_rng(0))
+        exact = rows.astype(np.float64)
+        drive = self.to_encoder().encode(exact, sim_steps, np.random.default_rng(0))
         return drive if self.spikes != "none" else drive[:1]
 
     def to_encoder(self) -> ReceptiveFields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,10 +88,11 @@ class SpikingStack(nn.Module):
         if self.exact and not self.training and not torch.is_grad_enabled():
             return self.decide(x)
         layers = [x for x in self.layers if isinstance(x, SpikingLayer) and x.chunked]
-        if self.budget is None and runs_compiled(x) and len(layers) == len(self.layers):
-            numbers, rules = [x.numbers() for x in layers], [x.rule for x in layers]
-            counts = fire_stack(self._heard(x), numbers, rules, self.sim_steps)
-            return counts / self.sim_steps
+        if self.budget is None and len(layers) == len(self.layers):
+            heard, numbers = self._heard(x), [layer.numbers() for layer in layers]
+            if all(map(runs_compiled, (heard, *chain(*numbers)))):
+                rules = [layer.rule for layer in layers]
+                return fire_stack(heard, numbers, rules, self.sim_steps) / self.sim_steps
         return self.rates(x)[-1]
 
     def _heard(self, x: Tensor) -> Tensor:
