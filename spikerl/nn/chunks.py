@@ -80,20 +80,22 @@ class _Stack(torch.autograd.Function):
         widths = [len(weight) for weight in numbers[::PARTS]]
         counts = x.new_zeros((rows, widths[-1]))
         kept = [x.new_empty(rows * sim_steps * width) for width in widths]
-        for chunks in _parted(x, rules, sim_steps, numbers, kept, counts):
+        parts = list(_parted(x, rules, sim_steps, numbers, kept))
+        for chunks in parts:
+            chunks.look_at(counts)
             for heard, chunk in chunks:
                 for layer in chunks.layers:
                     layer.forward(heard, chunk)
                     heard = layer.arriving
+            chunks.look_at(None)  # the counts know this graph: it would never be given back
         ctx.save_for_backward(x, *numbers, *kept)
-        ctx.rules, ctx.sim_steps = rules, sim_steps
+        ctx.rules, ctx.sim_steps, ctx.parts = rules, sim_steps, parts
         return counts
 
     @staticmethod
     def backward(ctx: Any, g_counts: Tensor) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors
         n = PARTS * len(ctx.rules)
-        numbers, kept = rest[:n], rest[n:]
+        x, *numbers = ctx.saved_tensors[: 1 + n]
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
         if torch.is_grad_enabled():  # create_graph, as for TRPO's Fisher products
             # by other names, as one may depend on another, or be the same
@@ -109,7 +111,8 @@ class _Stack(torch.autograd.Function):
         ]
         g_x = torch.empty_like(x) if wanted[0] else None
         g_counts = g_counts.contiguous()
-        for chunks in _parted(x, ctx.rules, ctx.sim_steps, numbers, kept, g_counts):
+        for chunks in ctx.parts:
+            chunks.look_at(g_counts)
             chunks.learn(found, g_x is not None)
             for heard, chunk in chunks:
                 g_heard = chunks.backward(heard, chunk)
@@ -128,7 +131,6 @@ def _parted(
     sim_steps: int,
     numbers: Sequence[Tensor],
     kept: Sequence[Tensor],
-    counts: Tensor,
 ) -> Iterator[_Chunks]:
     """Chunks of a size at which rows can be joined, and what is left as one more of another."""
     rows = x.shape[1]
@@ -137,14 +139,13 @@ def _parted(
     whole = rows - rows % size
     for first, end, each in ((0, whole, size), (whole, rows, rows - whole)):
         if first < end:
-            yield _Chunks(x, rules, sim_steps, numbers, kept, counts, first, end, each)
+            yield _Chunks(x, rules, sim_steps, numbers, kept, first, end, each)
 
 
 class _Chunks:
     """Rows first to end of a stack, in chunks of `size`; iterates over the input of each.
 
-    kept:   potentials before the reset of every layer, flat; those of a chunk lie together.
-    counts: [B, N] of the last layer, or their gradient.
+    kept: potentials before the reset of every layer, flat; those of a chunk lie together.
     """
 
     def __init__(
@@ -154,7 +155,6 @@ class _Chunks:
         sim_steps: int,
         numbers: Sequence[Tensor],
         kept: Sequence[Tensor],
-        counts: Tensor,
         first: int,
         end: int,
         size: int,
@@ -167,13 +167,20 @@ class _Chunks:
             steps = len(x) if k == 0 else sim_steps
             layer = _Layer(parts, rule, sim_steps, size, steps, late, last)
             n = sim_steps * layer.width
-            layer.keep(kept[k][first * n : end * n], counts[first:end] if last else None)
+            layer.keep(kept[k][first * n : end * n])
             self.layers.append(layer)
             late = rule.delay_steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for chunk in range((self.end - self.first) // self.size):
             yield self.x[:, self.rows(chunk)].flatten(0, 1), chunk
+
+    def look_at(self, counts: Tensor | None) -> None:
+        """Where the counts [B, N] of all rows are, or their gradient."""
+        last = self.layers[-1]
+        shape = last.kept[:, 0].shape
+        found = None if counts is None else counts[self.first : self.end].numpy().reshape(shape)
+        last.counts = last.kept[:, 0] if found is None else found
 
     def rows(self, chunk: int) -> slice:
         """Where the rows of a chunk are in x."""
@@ -188,9 +195,10 @@ class _Chunks:
     def backward(self, heard: Tensor, chunk: int) -> Tensor | None:
         """Adds the gradients of a chunk; that of its input, [T or 1, size, n_in]."""
         g_spikes: np.ndarray | None = None
+        several = self.end - self.first > self.size
         for k in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[k]
-            if k:
+            if k and several:
                 self.layers[k - 1].fire_again(chunk)
             layer.backward(self.layers[k - 1].arriving if k else heard, chunk, g_spikes)
             g_spikes = layer.g_emitted
@@ -224,23 +232,22 @@ class _Layer:
         self.sim_steps, self.size, self.late, self.rule = sim_steps, size, late, rule
         self.width = len(self.weight)
         self.shape, many = joined(size, self.width)
-        self.decay, self.theta, self.start = (np.tile(part.numpy(), many) for part in others)
+        self.decay, self.theta, self.start = (_tiled(part.numpy(), many) for part in others)
         self.counted = sim_steps - rule.delay_steps if last else 0
         self.current = np.empty((steps, *self.shape), np.float32)  # or its gradient
         self.flat = torch.from_numpy(self.current).view(-1, self.width)
         self.v = np.empty(self.shape, np.float32)  # or its gradient
-        emitted = np.zeros((0 if last else sim_steps + rule.delay_steps, *self.shape), np.float32)
+        emitted = np.empty((0 if last else sim_steps + rule.delay_steps, *self.shape), np.float32)
+        emitted[: rule.delay_steps] = 0.0
         self.spikes = emitted[rule.delay_steps :]
         self.arriving = torch.from_numpy(emitted[:sim_steps]).view(-1, self.width)
         self.g_emitted: np.ndarray | None = None
         self.g_heard: Tensor | None = None
 
-    def keep(self, potentials: Tensor, counts: Tensor | None) -> None:
-        """Where the potentials of all chunks are, and the counts, of the last layer."""
+    def keep(self, potentials: Tensor) -> None:
+        """Where the potentials of all chunks are."""
         self.kept = potentials.numpy().reshape(-1, self.sim_steps, *self.shape)
-        self.counts = (
-            self.kept[:, 0] if counts is None else counts.numpy().reshape(self.kept[:, 0].shape)
-        )
+        self.counts = self.kept[:, 0]  # of the last layer alone, the others are not counted
 
     def forward(self, heard: Tensor, chunk: int) -> None:
         """Spikes for what is heard, into arriving; potentials are kept, counts added to."""
@@ -266,12 +273,13 @@ class _Layer:
         """Make room for gradients, to be added to `found`."""
         self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
         self.g_decays = np.zeros_like(self.decay)
-        self.starts = np.tile(self.start, (self.shape[0], 1))
+        self.starts = _tiled(self.start, self.shape[0]).reshape(self.shape)
         self.ones = self.flat.new_ones(len(self.flat))
         if onward:
             n_in = self.weight.shape[1]
             steps, many = len(self.current), joined(self.size, n_in)
-            room = np.zeros((steps + self.late, *many[0]), np.float32)
+            room = np.empty((steps + self.late, *many[0]), np.float32)
+            room[steps:] = 0.0
             self.g_heard = torch.from_numpy(room[:steps]).view(-1, n_in)
             self.g_emitted = room[self.late :]
 
@@ -310,3 +318,9 @@ class _Layer:
         """The gradient of the decays, after the last chunk."""
         if self.g_decay is not None:
             self.g_decay += torch.from_numpy(self.g_decays).view(-1, self.width).sum(0)
+
+
+def _tiled(values: np.ndarray, many: int) -> np.ndarray:
+    found = np.empty((many, len(values)), values.dtype)
+    found[:] = values
+    return found.reshape(-1)
