@@ -86,7 +86,7 @@ class _Stack(torch.autograd.Function):
             for heard, chunk in chunks:
                 for layer in chunks.layers:
                     layer.forward(heard, chunk)
-                    heard = layer.arriving
+                    heard = layer.onward.heard
             chunks.look_at(None)  # the counts know this graph: it would never be given back
         ctx.save_for_backward(x, *numbers, *kept)
         ctx.rules, ctx.sim_steps, ctx.parts = rules, sim_steps, parts
@@ -160,16 +160,15 @@ class _Chunks:
         size: int,
     ) -> None:
         self.x, self.first, self.end, self.size = x.detach(), first, end, size
-        late, self.layers = 0, []
+        self.layers = []
         for k, rule in enumerate(rules):
             parts = numbers[k * PARTS : (k + 1) * PARTS]
             last = k == len(rules) - 1
             steps = len(x) if k == 0 else sim_steps
-            layer = _Layer(parts, rule, sim_steps, size, steps, late, last)
+            layer = _Layer(parts, rule, sim_steps, size, steps, last)
             n = sim_steps * layer.width
             layer.keep(kept[k][first * n : end * n])
             self.layers.append(layer)
-            late = rule.delay_steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for chunk in range((self.end - self.first) // self.size):
@@ -187,23 +186,26 @@ class _Chunks:
         start = self.first + chunk * self.size
         return slice(start, start + self.size)
 
-    def learn(self, found: Sequence[Tensor | None], onward: bool) -> None:
-        """Gradients are to be added to `found`; onward: that of x is wanted as well."""
+    def learn(self, found: Sequence[Tensor | None], of_x: bool) -> None:
+        """Gradients are to be added to `found`; of_x: that of x is wanted as well."""
         for k, layer in enumerate(self.layers):
-            layer.learn(found[k * PARTS : (k + 1) * PARTS], bool(k) or onward)
+            layer.learn(found[k * PARTS : (k + 1) * PARTS])
+        self.g_x = torch.empty_like(self.x[:, self.rows(0)].flatten(0, 1)) if of_x else None
 
     def backward(self, heard: Tensor, chunk: int) -> Tensor | None:
         """Adds the gradients of a chunk; that of its input, [T or 1, size, n_in]."""
         g_spikes: np.ndarray | None = None
-        several = self.end - self.first > self.size
-        for k in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[k]
-            if k and several:
-                self.layers[k - 1].fire_again(chunk)
-            layer.backward(self.layers[k - 1].arriving if k else heard, chunk, g_spikes)
-            g_spikes = layer.g_emitted
-        given = self.layers[0].g_heard
-        return None if given is None else given.view(len(self.x), self.size, -1)
+        for layer, before in zip(self.layers[:0:-1], self.layers[-2::-1], strict=True):
+            before.fire_again(chunk)
+            layer.backward(before.onward.heard, chunk, g_spikes)
+            torch.mm(layer.flat, layer.weight, out=before.onward.heard)
+            g_spikes = before.onward.gradient()
+        first = self.layers[0]
+        first.backward(heard, chunk, g_spikes)
+        if self.g_x is None:
+            return None
+        torch.mm(first.flat, first.weight, out=self.g_x)
+        return self.g_x.view(len(self.x), self.size, -1)
 
     def add_decays(self) -> None:
         """The gradients of decays, after the last chunk."""
@@ -211,11 +213,37 @@ class _Chunks:
             layer.add_decay()
 
 
+class _Passage:
+    """What a layer sends and the next one hears: spikes, or the gradient of them on the way back.
+
+    delay: steps by which they are heard later.
+    """
+
+    def __init__(self, sim_steps: int, delay: int, shape: tuple[int, int], width: int) -> None:
+        self.sim_steps, self.delay = sim_steps, delay
+        self.room = np.empty((sim_steps + delay, *shape), np.float32)
+        self.sent = self.room[delay:]
+        self.heard = torch.from_numpy(self.room[:sim_steps]).view(-1, width)
+        self.chunk: int | None = None  # whose spikes these are
+
+    def spikes(self, chunk: int) -> np.ndarray:
+        """Where the spikes of a chunk are to be sent to, [T, *shape]."""
+        self.room[: self.delay] = 0.0
+        self.chunk = chunk
+        return self.sent
+
+    def gradient(self) -> np.ndarray:
+        """That of what was sent, [T, *shape], when that of what was heard is in its place."""
+        self.room[self.sim_steps :] = 0.0
+        self.chunk = None
+        return self.sent
+
+
 class _Layer:
     """One layer at work on chunks of `size` rows; its arrays are used again for every chunk.
 
     Arrays are [steps, *shape], with several rows joined to one; tensors [steps * size, N].
-    steps: of its input, 1 if that is the same at every step.  late: by which its input comes later.
+    steps: of its input, 1 if that is the same at every step.  last: of the stack.
     """
 
     def __init__(
@@ -225,11 +253,10 @@ class _Layer:
         sim_steps: int,
         size: int,
         steps: int,
-        late: int,
         last: bool,
     ) -> None:
         self.weight, self.bias, *others = (part.detach() for part in parts)
-        self.sim_steps, self.size, self.late, self.rule = sim_steps, size, late, rule
+        self.sim_steps, self.rule = sim_steps, rule
         self.width = len(self.weight)
         self.shape, many = joined(size, self.width)
         self.decay, self.theta, self.start = (_tiled(part.numpy(), many) for part in others)
@@ -237,12 +264,8 @@ class _Layer:
         self.current = np.empty((steps, *self.shape), np.float32)  # or its gradient
         self.flat = torch.from_numpy(self.current).view(-1, self.width)
         self.v = np.empty(self.shape, np.float32)  # or its gradient
-        emitted = np.empty((0 if last else sim_steps + rule.delay_steps, *self.shape), np.float32)
-        emitted[: rule.delay_steps] = 0.0
-        self.spikes = emitted[rule.delay_steps :]
-        self.arriving = torch.from_numpy(emitted[:sim_steps]).view(-1, self.width)
-        self.g_emitted: np.ndarray | None = None
-        self.g_heard: Tensor | None = None
+        way = (0, 0) if last else (sim_steps, rule.delay_steps)
+        self.onward = _Passage(*way, self.shape, self.width)
 
     def keep(self, potentials: Tensor) -> None:
         """Where the potentials of all chunks are."""
@@ -250,7 +273,7 @@ class _Layer:
         self.counts = self.kept[:, 0]  # of the last layer alone, the others are not counted
 
     def forward(self, heard: Tensor, chunk: int) -> None:
-        """Spikes for what is heard, into arriving; potentials are kept, counts added to."""
+        """Sends spikes onward for what is heard; potentials are kept, counts added to."""
         torch.addmm(self.bias, heard, self.weight.t(), out=self.flat)
         self.v[:] = self.start
         kernels.forward(
@@ -260,28 +283,22 @@ class _Layer:
             self.theta,
             int(self.rule.zero),
             self.counted,
-            self.spikes,
+            self.onward.spikes(chunk),
             self.kept[chunk],
             self.counts[chunk],
         )
 
     def fire_again(self, chunk: int) -> None:
-        """The spikes of forward(), from the potentials that were kept."""
-        kernels.fired(self.kept[chunk], self.theta, self.spikes)
+        """Sends the spikes of forward() once more, from the potentials that were kept."""
+        if self.onward.chunk != chunk:
+            kernels.fired(self.kept[chunk], self.theta, self.onward.spikes(chunk))
 
-    def learn(self, found: Sequence[Tensor | None], onward: bool) -> None:
-        """Make room for gradients, to be added to `found`."""
+    def learn(self, found: Sequence[Tensor | None]) -> None:
+        """Gradients are to be added to `found`."""
         self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
         self.g_decays = np.zeros_like(self.decay)
         self.starts = _tiled(self.start, self.shape[0]).reshape(self.shape)
         self.ones = self.flat.new_ones(len(self.flat))
-        if onward:
-            n_in = self.weight.shape[1]
-            steps, many = len(self.current), joined(self.size, n_in)
-            room = np.empty((steps + self.late, *many[0]), np.float32)
-            room[steps:] = 0.0
-            self.g_heard = torch.from_numpy(room[:steps]).view(-1, n_in)
-            self.g_emitted = room[self.late :]
 
     def backward(self, heard: Tensor, chunk: int, g_spikes: np.ndarray | None) -> None:
         """Adds to the gradients; g_spikes: None for the last layer, which has those of counts."""
@@ -289,7 +306,7 @@ class _Layer:
         if len(self.current) == 1:
             self.current.fill(0.0)  # it is added up over time
         kernels.backward(
-            self.spikes[:0] if g_spikes is None else g_spikes,
+            self.onward.sent if g_spikes is None else g_spikes,
             self.counts[chunk],
             self.counted,
             self.v,
@@ -311,8 +328,6 @@ class _Layer:
             self.g_bias.addmv_(self.flat.t(), self.ones)
         if self.g_start is not None:
             self.g_start += torch.from_numpy(self.v).view(-1, self.width).sum(0)
-        if self.g_heard is not None:
-            torch.mm(self.flat, self.weight, out=self.g_heard)
 
     def add_decay(self) -> None:
         """The gradient of the decays, after the last chunk."""
