@@ -84,9 +84,9 @@ beside spikingjelly 2.0.0, snntorch 1.0.0 and norse 1.1.0 in one interleaved run
 of one forward and backward pass ("train"), and of one decision without gradients ("act"; ours in
 float64, as the deployed network decides). "Products" are the matrix products of a pass alone, in
 float32, the floor of any method that multiplies. What is aimed at is missed where memory is the
-limit: training 64-64 at batch 256 moves potentials and spikes of all steps through the second-level
-cache three times, acting 256-256 at batch 8 adds rows of weights in float64. On CUDA nothing was
-measured.
+limit: training 64-64 at batch 256 moves a megabyte per array of all steps through the second-level
+cache, acting 256-256 at batch 8 looks at all weights, which may have changed, and adds rows of them
+in float64. On CUDA nothing was measured.
 """
 SOAK = """
 ## Soak

@@ -87,7 +87,6 @@ class _Stack(torch.autograd.Function):
                 for layer in chunks.layers:
                     layer.forward(heard, chunk)
                     heard = layer.onward.heard
-            chunks.look_at(None)  # the counts know this graph: it would never be given back
         ctx.save_for_backward(x, *numbers, *kept)
         ctx.rules, ctx.sim_steps, ctx.parts = rules, sim_steps, parts
         return counts
@@ -174,12 +173,10 @@ class _Chunks:
         for chunk in range((self.end - self.first) // self.size):
             yield self.x[:, self.rows(chunk)].flatten(0, 1), chunk
 
-    def look_at(self, counts: Tensor | None) -> None:
+    def look_at(self, counts: Tensor) -> None:
         """Where the counts [B, N] of all rows are, or their gradient."""
         last = self.layers[-1]
-        shape = last.kept[:, 0].shape
-        found = None if counts is None else counts[self.first : self.end].numpy().reshape(shape)
-        last.counts = last.kept[:, 0] if found is None else found
+        last.counts = counts[self.first : self.end].numpy().reshape(last.kept[:, 0].shape)
 
     def rows(self, chunk: int) -> slice:
         """Where the rows of a chunk are in x."""
