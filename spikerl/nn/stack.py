@@ -60,7 +60,6 @@ class SpikingStack(nn.Module):
         self.sim_steps = sim_steps
         self.exact = True
         self.budget = budget
-        self._dense = all(isinstance(layer.synapses, nn.Linear) for layer in layers)
         self._decisions = Decisions()
         keep_rules(self)
 
@@ -121,7 +120,8 @@ class SpikingStack(nn.Module):
     def decide(self, x: Tensor) -> Tensor:
         """The same in float64, without gradients."""
         x = x.detach().flatten(1)
-        if self._dense and x.device.type == "cpu":
+        dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
+        if dense and x.device.type == "cpu":
             rows = x.numpy()
             drive = rows if self.encoder is None else self.encoder.exact(rows, self.sim_steps)
             found = self._decisions.rates(self._all(), drive, self.sim_steps)
