@@ -21,7 +21,7 @@ from spikerl.layers import FloatArray
 class Engine:
     """The numbers and the state of a network for so many rows; layers are those with neurons.
 
-    widths: neurons per layer.  neurons: of all layers that spike.
+    neurons: of all layers that spike.
     """
 
     def __init__(self, plan: Plan, rows: int) -> None:
@@ -39,13 +39,11 @@ class Engine:
         self._rest: list[NDArray[Any]] = [self._resting] if slow else []
         self._rest += [self._flow, self._lift] if filtered else []
         self._rest += [self._flight] if slow or self._program[:, code.DELAY].any() else []
-        sizes, spiking = self._program[:, code.SIZE], self._program[:, code.SPIKING] == 1
-        self.widths = [int(n) for n in sizes]
-        self.neurons = int(sizes[spiking].sum())
-        firsts = [int(first) for first in self._program[:, code.STATE]]
+        spiking = self._program[:, code.SPIKING] == 1
+        self.neurons = int(self._program[spiking, code.SIZE].sum())
         self._parts = [
-            (slice(first, first + n), bool(fires))
-            for first, n, fires in zip(firsts, self.widths, spiking, strict=True)
+            (slice(row[code.STATE], row[code.STATE] + row[code.SIZE]), bool(row[code.SPIKING]))
+            for row in plan.rows
         ]
         self._room: tuple[NDArray[Any], ...] = ()
         self._room_steps = 0

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikerl.nn import kernels
-from spikerl.nn.firing import fire, joined
+from spikerl.nn.firing import delayed, fire, joined
 from spikerl.nn.surrogates import Surrogate
 
 NUMBERS = 262_144  # of one array of a chunk, [T, rows, N]: 1 MiB
@@ -52,13 +52,11 @@ def fire_in_turn(
     x: Tensor, layers: Sequence[Numbers], rules: Sequence[Rule], sim_steps: int
 ) -> Tensor:
     """The same layer by layer, which can be differentiated twice."""
-    late = 0
+    late, rows = 0, x.shape[1]
     for (weight, bias, decay, theta, start), rule in zip(layers, rules, strict=True):
-        if late:
-            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
         x, counts, _ = fire(
-            torch.nn.functional.linear(x, weight, bias),
-            start.expand(x.shape[1], -1),
+            torch.nn.functional.linear(delayed(x, late, sim_steps), weight, bias),
+            start.expand(rows, -1),
             decay,
             theta,
             sim_steps=sim_steps,
@@ -80,13 +78,10 @@ class _Stack(torch.autograd.Function):
         widths = [len(weight) for weight in numbers[::PARTS]]
         counts = x.new_zeros((rows, widths[-1]))
         kept = [x.new_empty(rows * sim_steps * width) for width in widths]
-        parts = list(_parted(x, rules, sim_steps, numbers, kept))
+        parts = list(_parted(x, rules, sim_steps, numbers))
         for chunks in parts:
-            chunks.look_at(counts)
-            for heard, chunk in chunks:
-                for layer in chunks.layers:
-                    layer.forward(heard, chunk)
-                    heard = layer.onward.heard
+            for chunk in chunks.each(x.detach(), kept, counts):
+                chunks.forward(chunk)
         ctx.save_for_backward(x, *numbers, *kept)
         ctx.rules, ctx.sim_steps, ctx.parts = rules, sim_steps, parts
         return counts
@@ -99,24 +94,20 @@ class _Stack(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph, as for TRPO's Fisher products
             # by other names, as one may depend on another, or be the same
             x, *numbers = [part.view_as(part) for part in (x, *numbers)]
-            turns = [numbers[k : k + PARTS] for k in range(0, n, PARTS)]
-            counts = fire_in_turn(x, turns, ctx.rules, ctx.sim_steps)
+            counts = fire_in_turn(x, _by_layer(numbers), ctx.rules, ctx.sim_steps)
             inputs = [part for part, want in zip((x, *numbers), wanted, strict=True) if want]
             given = iter(torch.autograd.grad(counts, inputs, g_counts, create_graph=True))
             g_x, *found = [next(given) if want else None for want in wanted]
             return g_x, None, None, *found
-        found = [
-            torch.zeros_like(p) if w else None for p, w in zip(numbers, wanted[1:], strict=True)
+        g_x, *found = [
+            torch.zeros_like(part) if want else None
+            for part, want in zip((x, *numbers), wanted, strict=True)
         ]
-        g_x = torch.empty_like(x) if wanted[0] else None
-        g_counts = g_counts.contiguous()
+        kept, g_counts = ctx.saved_tensors[1 + n :], g_counts.contiguous()
         for chunks in ctx.parts:
-            chunks.look_at(g_counts)
-            chunks.learn(found, g_x is not None)
-            for heard, chunk in chunks:
-                g_heard = chunks.backward(heard, chunk)
-                if g_x is not None and g_heard is not None:
-                    g_x[:, chunks.rows(chunk)] = g_heard
+            chunks.learn(found)
+            for chunk in chunks.each(x.detach(), kept, g_counts):
+                chunks.backward(chunk, g_x)
             chunks.add_decays()
         return g_x, None, None, *found
 
@@ -124,12 +115,13 @@ class _Stack(torch.autograd.Function):
 _apply: Any = _Stack.apply
 
 
+def _by_layer(values: Sequence[Any]) -> list[Sequence[Any]]:
+    """The PARTS of each layer."""
+    return [values[k : k + PARTS] for k in range(0, len(values), PARTS)]
+
+
 def _parted(
-    x: Tensor,
-    rules: tuple[Rule, ...],
-    sim_steps: int,
-    numbers: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    x: Tensor, rules: tuple[Rule, ...], sim_steps: int, numbers: Sequence[Tensor]
 ) -> Iterator[_Chunks]:
     """Chunks of a size at which rows can be joined, and what is left as one more of another."""
     rows = x.shape[1]
@@ -138,71 +130,75 @@ def _parted(
     whole = rows - rows % size
     for first, end, each in ((0, whole, size), (whole, rows, rows - whole)):
         if first < end:
-            yield _Chunks(x, rules, sim_steps, numbers, kept, first, end, each)
+            layers = []
+            for k, (parts, rule) in enumerate(zip(_by_layer(numbers), rules, strict=True)):
+                steps, last = sim_steps if k else len(x), k == len(rules) - 1
+                layers.append(_Layer(parts, rule, sim_steps, each, steps, last))
+            yield _Chunks(layers, first, end, each)
+
+
+class _Chunk(NamedTuple):
+    """Some rows of a stack at work.
+
+    rows:       where they are in x.
+    heard:      what the first layer hears, [T * size, n_in], or [size, n_in] for all steps.
+    potentials: before the reset, [T, *shape] of every layer.
+    counts:     [*shape] of the last layer, or their gradient.
+    """
+
+    rows: slice
+    heard: Tensor
+    potentials: Sequence[np.ndarray]
+    counts: np.ndarray
 
 
 class _Chunks:
-    """Rows first to end of a stack, in chunks of `size`; iterates over the input of each.
+    """Rows first to end of a stack, in chunks of `size`; the layers' arrays serve one at a time."""
 
-    kept: potentials before the reset of every layer, flat; those of a chunk lie together.
-    """
+    def __init__(self, layers: list[_Layer], first: int, end: int, size: int) -> None:
+        self.layers, self.first, self.end, self.size = layers, first, end, size
 
-    def __init__(
-        self,
-        x: Tensor,
-        rules: tuple[Rule, ...],
-        sim_steps: int,
-        numbers: Sequence[Tensor],
-        kept: Sequence[Tensor],
-        first: int,
-        end: int,
-        size: int,
-    ) -> None:
-        self.x, self.first, self.end, self.size = x.detach(), first, end, size
-        self.layers = []
-        for k, rule in enumerate(rules):
-            parts = numbers[k * PARTS : (k + 1) * PARTS]
-            last = k == len(rules) - 1
-            steps = len(x) if k == 0 else sim_steps
-            layer = _Layer(parts, rule, sim_steps, size, steps, last)
-            n = sim_steps * layer.width
-            layer.keep(kept[k][first * n : end * n])
-            self.layers.append(layer)
+    def each(self, x: Tensor, kept: Sequence[Tensor], counts: Tensor) -> Iterator[_Chunk]:
+        """The chunks, one after the other.
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for chunk in range((self.end - self.first) // self.size):
-            yield self.x[:, self.rows(chunk)].flatten(0, 1), chunk
-
-    def look_at(self, counts: Tensor) -> None:
-        """Where the counts [B, N] of all rows are, or their gradient."""
+        kept: potentials of all rows and layers, flat; those of a chunk lie together.
+        """
         last = self.layers[-1]
-        last.counts = counts[self.first : self.end].numpy().reshape(last.kept[:, 0].shape)
+        tally = counts[self.first : self.end].numpy().reshape(-1, *last.shape)
+        potentials = [
+            layer.potentials(flat, self.first, self.end)
+            for layer, flat in zip(self.layers, kept, strict=True)
+        ]
+        for k, start in enumerate(range(self.first, self.end, self.size)):
+            rows = slice(start, start + self.size)
+            yield _Chunk(rows, x[:, rows].flatten(0, 1), [each[k] for each in potentials], tally[k])
 
-    def rows(self, chunk: int) -> slice:
-        """Where the rows of a chunk are in x."""
-        start = self.first + chunk * self.size
-        return slice(start, start + self.size)
+    def forward(self, chunk: _Chunk) -> None:
+        """Fills the potentials and counts of a chunk."""
+        heard = chunk.heard
+        for layer, potentials in zip(self.layers, chunk.potentials, strict=True):
+            layer.forward(heard, potentials, chunk)
+            heard = layer.onward.heard
 
-    def learn(self, found: Sequence[Tensor | None], of_x: bool) -> None:
-        """Gradients are to be added to `found`; of_x: that of x is wanted as well."""
-        for k, layer in enumerate(self.layers):
-            layer.learn(found[k * PARTS : (k + 1) * PARTS])
-        self.g_x = torch.empty_like(self.x[:, self.rows(0)].flatten(0, 1)) if of_x else None
+    def learn(self, found: Sequence[Tensor | None]) -> None:
+        """Gradients are to be added to `found`, PARTS of each layer."""
+        for layer, parts in zip(self.layers, _by_layer(found), strict=True):
+            layer.learn(parts)
 
-    def backward(self, heard: Tensor, chunk: int) -> Tensor | None:
-        """Adds the gradients of a chunk; that of its input, [T or 1, size, n_in]."""
+    def backward(self, chunk: _Chunk, g_x: Tensor | None) -> None:
+        """Adds the gradients of a chunk; that of x is put into g_x."""
         g_spikes: np.ndarray | None = None
-        for layer, before in zip(self.layers[:0:-1], self.layers[-2::-1], strict=True):
-            before.fire_again(chunk)
-            layer.backward(before.onward.heard, chunk, g_spikes)
+        for k in range(len(self.layers) - 1, 0, -1):
+            layer, before = self.layers[k], self.layers[k - 1]
+            before.fire_again(chunk.potentials[k - 1], chunk)
+            layer.backward(before.onward.heard, chunk.potentials[k], chunk, g_spikes)
             torch.mm(layer.flat, layer.weight, out=before.onward.heard)
             g_spikes = before.onward.gradient()
         first = self.layers[0]
-        first.backward(heard, chunk, g_spikes)
-        if self.g_x is None:
-            return None
-        torch.mm(first.flat, first.weight, out=self.g_x)
-        return self.g_x.view(len(self.x), self.size, -1)
+        first.backward(chunk.heard, chunk.potentials[0], chunk, g_spikes)
+        if g_x is not None:
+            given = torch.mm(first.flat, first.weight)
+            g_x[:, chunk.rows] = given.view(len(g_x), self.size, -1)
 
     def add_decays(self) -> None:
         """The gradients of decays, after the last chunk."""
@@ -221,18 +217,18 @@ class _Passage:
         self.room = np.empty((sim_steps + delay, *shape), np.float32)
         self.sent = self.room[delay:]
         self.heard = torch.from_numpy(self.room[:sim_steps]).view(-1, width)
-        self.chunk: int | None = None  # whose spikes these are
+        self.rows: slice | None = None  # whose spikes these are
 
-    def spikes(self, chunk: int) -> np.ndarray:
-        """Where the spikes of a chunk are to be sent to, [T, *shape]."""
+    def spikes(self, rows: slice) -> np.ndarray:
+        """Where the spikes of a chunk of rows are to be sent to, [T, *shape]."""
         self.room[: self.delay] = 0.0
-        self.chunk = chunk
+        self.rows = rows
         return self.sent
 
     def gradient(self) -> np.ndarray:
         """That of what was sent, [T, *shape], when that of what was heard is in its place."""
         self.room[self.sim_steps :] = 0.0
-        self.chunk = None
+        self.rows = None
         return self.sent
 
 
@@ -264,13 +260,13 @@ class _Layer:
         way = (0, 0) if last else (sim_steps, rule.delay_steps)
         self.onward = _Passage(*way, self.shape, self.width)
 
-    def keep(self, potentials: Tensor) -> None:
-        """Where the potentials of all chunks are."""
-        self.kept = potentials.numpy().reshape(-1, self.sim_steps, *self.shape)
-        self.counts = self.kept[:, 0]  # of the last layer alone, the others are not counted
+    def potentials(self, flat: Tensor, first: int, end: int) -> np.ndarray:
+        """Those of the rows first to end, chunk by chunk: [chunks, T, *shape]."""
+        each = self.sim_steps * self.width
+        return flat[first * each : end * each].numpy().reshape(-1, self.sim_steps, *self.shape)
 
-    def forward(self, heard: Tensor, chunk: int) -> None:
-        """Sends spikes onward for what is heard; potentials are kept, counts added to."""
+    def forward(self, heard: Tensor, potentials: np.ndarray, chunk: _Chunk) -> None:
+        """Sends spikes onward for what is heard; potentials are filled, counts added to."""
         torch.addmm(self.bias, heard, self.weight.t(), out=self.flat)
         self.v[:] = self.start
         kernels.forward(
@@ -280,34 +276,39 @@ class _Layer:
             self.theta,
             int(self.rule.zero),
             self.counted,
-            self.onward.spikes(chunk),
-            self.kept[chunk],
-            self.counts[chunk],
+            self.onward.spikes(chunk.rows),
+            potentials,
+            chunk.counts if self.counted else self.v,
         )
 
-    def fire_again(self, chunk: int) -> None:
+    def fire_again(self, potentials: np.ndarray, chunk: _Chunk) -> None:
         """Sends the spikes of forward() once more, from the potentials that were kept."""
-        if self.onward.chunk != chunk:
-            kernels.fired(self.kept[chunk], self.theta, self.onward.spikes(chunk))
+        if self.onward.rows != chunk.rows:
+            kernels.fired(potentials, self.theta, self.onward.spikes(chunk.rows))
 
     def learn(self, found: Sequence[Tensor | None]) -> None:
         """Gradients are to be added to `found`."""
         self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
         self.g_decays = np.zeros_like(self.decay)
         self.starts = _tiled(self.start, self.shape[0]).reshape(self.shape)
-        self.ones = self.flat.new_ones(len(self.flat))
 
-    def backward(self, heard: Tensor, chunk: int, g_spikes: np.ndarray | None) -> None:
+    def backward(
+        self,
+        heard: Tensor,
+        potentials: np.ndarray,
+        chunk: _Chunk,
+        g_spikes: np.ndarray | None,
+    ) -> None:
         """Adds to the gradients; g_spikes: None for the last layer, which has those of counts."""
         self.v.fill(0.0)
         if len(self.current) == 1:
             self.current.fill(0.0)  # it is added up over time
         kernels.backward(
             self.onward.sent if g_spikes is None else g_spikes,
-            self.counts[chunk],
+            chunk.counts if self.counted else self.v,
             self.counted,
             self.v,
-            self.kept[chunk],
+            potentials,
             self.starts,
             self.decay,
             self.theta,
@@ -322,7 +323,7 @@ class _Layer:
         if self.g_weight is not None:
             self.g_weight.addmm_(self.flat.t(), heard)
         if self.g_bias is not None:
-            self.g_bias.addmv_(self.flat.t(), self.ones)
+            self.g_bias += self.flat.sum(0)
         if self.g_start is not None:
             self.g_start += torch.from_numpy(self.v).view(-1, self.width).sum(0)
 

@@ -149,6 +149,13 @@ class _Fire(torch.autograd.Function):
 _apply: Any = _Fire.apply
 
 
+def delayed(x: Tensor, late: int, sim_steps: int) -> Tensor:
+    """What comes [T, B, n] as it is heard, so many steps later; until then nothing is."""
+    if not late:
+        return x
+    return torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+
+
 def joined(rows: int, width: int) -> tuple[tuple[int, int], int]:
     """Rows [B, N] as fewer and longer ones, and how many are joined to one.
 

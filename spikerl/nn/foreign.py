@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spikerl.errors import SpikerlError
 from spikerl.layers import Conv2d, Dense
+from spikerl.nn.firing import delayed
 from spikerl.nn.layer import SpikingLayer, output_shape
 from spikerl.nn.neurons import Neuron
 
@@ -157,8 +158,7 @@ class ForeignLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, None]:
         """Spikes [T, B, n_out] and counts [B, n_out]; see SpikingLayer."""
         module = self if x.dtype == self.synapses.weight.dtype else copy.deepcopy(self).to(x.dtype)
-        if late:
-            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+        x = delayed(x, late, sim_steps)
         current = module.synapses(x.reshape(-1, *self.shape)).reshape(*x.shape[:2], -1)
         module.node.reset()
         spikes = module.node(current.expand(sim_steps, -1, -1))

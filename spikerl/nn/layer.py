@@ -15,7 +15,7 @@ from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.chunks import Rule
 from spikerl.nn.currents import filtered
-from spikerl.nn.firing import fire
+from spikerl.nn.firing import delayed, fire
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import NORMS, BatchNorm
 from spikerl.nn.surrogates import Surrogate
@@ -229,8 +229,7 @@ class SpikingLayer(nn.Module):
         late: steps by which x comes later; until then there is the bias alone.
         last: only the counts are wanted, of the spikes that arrive in time.
         """
-        if late:
-            x = torch.cat([x.new_zeros((late, *x.shape[1:])), x[: sim_steps - late]])
+        x = delayed(x, late, sim_steps)
         current, rules = self.current(x), self.extras
         if rules["current_decay"]:
             current = filtered(current, rules["current_decay"], sim_steps)

@@ -101,7 +101,11 @@ class SpikingStack(nn.Module):
 
     def rates(self, x: Tensor) -> list[Tensor]:
         """Spikes per step [B, n] of every layer for rows [B, n_in], with gradients."""
-        x, late = self._heard(x), 0
+        return self._in_turn(self._heard(x))
+
+    def _in_turn(self, x: Tensor) -> list[Tensor]:
+        """The same for what the first layer hears, layer by layer."""
+        late = 0
         rates: list[Tensor] = []
         leashed = self.budget is not None and torch.is_grad_enabled()
         spending = Spending(self.budget) if leashed and self.budget is not None else None
@@ -131,17 +135,7 @@ class SpikingStack(nn.Module):
             drive = self.encoder.exact(x.cpu().numpy(), self.sim_steps)
             steps = torch.from_numpy(drive).to(x.device)
         with torch.no_grad():
-            return self._rates(steps.double()).to(x.dtype)
-
-    def _rates(self, steps: Tensor) -> Tensor:
-        """Spikes per step [B, n_out] for what the first layer hears, in torch."""
-        late = 0
-        for i, layer in enumerate(self._all()):
-            last = i == len(self.layers) - 1
-            steps, counts, _ = layer(steps, self.sim_steps, late=late, last=last)
-            late = layer.neuron.delay_steps
-        rates: Tensor = counts / self.sim_steps
-        return rates
+            return self._in_turn(steps.double())[-1].to(x.dtype)
 
     def draw(self) -> None:
         """Another chip, where the neurons have a mismatch."""
