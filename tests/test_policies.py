@@ -1,8 +1,7 @@
-"""Spiking policies in SB3's algorithms: they train, they are saved, and what they do deploys."""
+"""Spiking policies in SB3's algorithms: they train, and what they do deploys."""
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from spikerl.policies import (
     SpikingActorCriticPolicy,
     SpikingDQNPolicy,
     SpikingQRDQNPolicy,
-    SpikingRecurrentPolicy,
     SpikingSACPolicy,
     SpikingTD3Policy,
     SpikingTQCPolicy,
@@ -66,7 +64,7 @@ def model(kind: str, steps: int = 200, **policy_kwargs: Any) -> BaseAlgorithm:
     made = algorithm(policy, env, seed=0, device="cpu", policy_kwargs=kwargs, **arguments)  # type: ignore[call-arg]
     if steps:
         made.learn(steps)
-        _undecided(made, LAST.get(kind))
+        undecided(made, LAST.get(kind))
     return made
 
 
@@ -77,7 +75,7 @@ LAST = {
 }
 
 
-def _undecided(trained: BaseAlgorithm, name: str | None) -> None:
+def undecided(trained: BaseAlgorithm, name: str | None) -> None:
     """Make no choice the best one everywhere, as it may be after some steps."""
     if name is None:
         return
@@ -144,70 +142,6 @@ def test_a_policy_trained_with_delays_acts_the_same_on_nest(kind: str) -> None:
     agent = spikerl.convert(trained, observations=rows)
     with HardwarePolicy(agent, "nest") as policy:
         assert_same_actions(policy.predict(rows)[0], trained.predict(rows, deterministic=True)[0])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_model_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
-    trained = model(kind, neuron="PLIF", neuron_kwargs={"decay": 0.6, "slope": 3.0})
-    trained.save(tmp_path / "model.zip")
-    again = type(trained).load(tmp_path / "model.zip", device="cpu")
-    rows = rows_of(trained)
-    first, second = (m.predict(rows, deterministic=True)[0] for m in (trained, again))
-    np.testing.assert_array_equal(first, second)
-    agents = [spikerl.convert(m, observations=rows) for m in (trained, again)]
-    assert agents[0].network.fingerprint() == agents[1].network.fingerprint()
-    again.set_env(trained.get_env())
-    again.learn(80)
-    again.set_parameters(trained.get_parameters())
-    np.testing.assert_array_equal(again.predict(rows, deterministic=True)[0], first)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_parameters_of_other_rules_are_refused_by_what_differs(kind: str, tmp_path: Path) -> None:
-    trained = model(kind, 0, neuron="LIF", neuron_kwargs={"reset": "zero", "slope": 2.0})
-    rules = {"neuron": "LIF", "neuron_kwargs": {"reset": "zero", "slope": 5.0}}
-    model(kind, 0, **rules).set_parameters(trained.get_parameters())  # only the gradient differs
-    for other, what in (
-        ({**rules, "sim_steps": 7}, r"sim_steps was \d and is 7"),
-        ({"neuron": "IF"}, "'kind': 'LIF'.* and is .*'kind': 'IF'"),
-        ({"neuron": "LIF"}, "'reset': 'zero'.* and is .*'reset': 'subtract'"),
-    ):
-        with pytest.raises(SpikerlError, match=f"trained under other rules.*{what}"):
-            model(kind, 0, **other).set_parameters(trained.get_parameters())
-    trained.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="policy kwargs do not equal"):
-        type(trained).load(tmp_path / "model.zip", policy_kwargs={"sim_steps": 7})
-
-
-def test_a_policy_alone_is_saved_and_loaded_with_its_keywords(tmp_path: Path) -> None:
-    policy = model("ppo", neuron="LIF", neuron_kwargs={"reset": "zero"}).policy
-    policy.save(tmp_path / "policy.pt")
-    again = SpikingActorCriticPolicy.load(tmp_path / "policy.pt", device="cpu")
-    rows = rows_of(model("ppo", 0))
-    np.testing.assert_array_equal(
-        policy.predict(rows, deterministic=True)[0], again.predict(rows, deterministic=True)[0]
-    )
-    assert again.neuron == policy.neuron
-
-
-@pytest.mark.parametrize("kind", ["ppo", "a2c", "trpo", "dqn", "qrdqn", "tqc", "td3", "ddpg"])
-def test_a_checkpoint_of_a_spiking_policy_is_converted_from_its_file(
-    kind: str, tmp_path: Path
-) -> None:
-    trained = model(kind)
-    trained.save(tmp_path / "model.zip")
-    rows = rows_of(trained)
-    agent = spikerl.convert(tmp_path / "model.zip", observations=rows)
-    assert agent.provenance["source"]["algorithm"] == kind
-    again = spikerl.convert(trained, observations=rows)
-    assert agent.network.fingerprint() == again.network.fingerprint()
-
-
-def test_resuming_with_another_neuron_is_refused_by_sb3(tmp_path: Path) -> None:
-    trained = model("ppo")
-    trained.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match="policy kwargs do not equal"):
-        sb3.PPO.load(tmp_path / "model.zip", device="cpu", policy_kwargs={"sim_steps": 8})
 
 
 def test_rollouts_and_updates_see_the_same_log_probabilities() -> None:
@@ -389,104 +323,6 @@ def test_settings_of_a_conversion_are_refused_for_what_spikes_already() -> None:
         spikerl.convert(trained, observations=rows_of(trained), sim_steps=16, reset="zero")
 
 
-# --- a memory ----------------------------------------------------------------------------------
-
-
-def recurrent(steps: int = 300, **policy_kwargs: Any) -> Any:
-    torch.set_num_threads(1)
-    kwargs = {"sim_steps": 3, "memory_size": 24, **policy_kwargs}
-    made = sb3_contrib.RecurrentPPO(
-        SpikingRecurrentPolicy, "CartPole-v1", seed=0, device="cpu", policy_kwargs=kwargs, **SHORT
-    )
-    if steps:
-        made.learn(steps)
-        _undecided(made, "action_net")
-    return made
-
-
-def test_a_recurrent_policy_trains_every_part_of_its_memory() -> None:
-    before, after = (dict(recurrent(n).policy.lstm_actor.named_parameters()) for n in (0, 300))
-    assert {"recurrent", "decay_logit", "synapses.weight", "synapses.bias"} == set(before)
-    for name in before:
-        assert not torch.equal(before[name], after[name]), name
-
-
-def test_the_memory_reaches_across_decisions_and_is_forgotten_between_episodes() -> None:
-    made = recurrent()
-    row = np.full((1, 4), 0.4, np.float32)
-    start, going = np.array([True]), np.array([False])
-    _, fresh = made.predict(row, None, start, True)
-    _, state = made.predict(row, fresh, going, True)
-    assert not np.allclose(state[1], fresh[1])
-    _, again = made.predict(row, state, start, True)
-    np.testing.assert_array_equal(again[1], fresh[1])
-
-
-def test_a_recurrent_policy_is_deployed_with_its_state() -> None:
-    made = recurrent()
-    agent = spikerl.convert(made, observations=rows_of(made))
-    assert agent.stateful
-    env = gym.make("CartPole-v1")
-    same = []
-    for backend in ("cpu", "reference"):
-        with HardwarePolicy(agent, backend) as deployed:
-            ours: Any = None
-            theirs: Any = None
-            for seed in range(8):
-                observation, _ = env.reset(seed=seed)
-                start, over = np.array([True]), False
-                while not over:
-                    row = observation[None]
-                    action, theirs = made.predict(row, theirs, start, True)
-                    mine, ours = deployed.predict(row, ours, start, True)
-                    same.append(bool(action[0] == mine[0]))
-                    observation, _, ended, cut, _ = env.step(int(action[0]))
-                    start, over = np.array([False]), ended or cut
-    # SB3 hands the state on in float32, the back ends in float64
-    assert len(same) > 100
-    assert np.mean(same) > 0.99
-
-
-def test_a_recurrent_model_comes_back_from_its_file(tmp_path: Path) -> None:
-    made = recurrent()
-    made.save(tmp_path / "model.zip")
-    again = sb3_contrib.RecurrentPPO.load(tmp_path / "model.zip", device="cpu")
-    rows = rows_of(made, 20)
-    first, second = (m.predict(rows, deterministic=True)[0] for m in (made, again))
-    np.testing.assert_array_equal(first, second)
-    agents = [spikerl.convert(m, observations=rows_of(made)) for m in (made, again)]
-    assert agents[0].network.fingerprint() == agents[1].network.fingerprint()
-    own = spikerl.convert(tmp_path / "model.zip", observations=rows_of(made))
-    assert own.network.fingerprint() == agents[0].network.fingerprint()
-    agents[0].save(tmp_path / "agent.spk")
-    assert spikerl.SpikingAgent.load(tmp_path / "agent.spk").stateful
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"sim_steps": 0}, "sim_steps must be a whole number >= 1"),
-        ({"surrogate": "spline"}, "there is no surrogate 'spline'"),
-        ({"net_arch": [8]}, "the action is read from the memory itself"),
-        ({"shared_lstm": True}, "only the actor spikes"),
-    ],
-)
-def test_a_memory_that_cannot_be_is_refused(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpikerlError, match=message):
-        recurrent(0, **kwargs)
-
-
-def test_an_original_with_a_memory_is_evaluated_with_it() -> None:
-    made = recurrent()
-    agent = spikerl.convert(made, observations=rows_of(made))
-    with HardwarePolicy(agent) as deployed:
-        result = evaluate(deployed, lambda: gym.make("CartPole-v1"), original=made, episodes=5)
-    assert result.original is not None
-    assert result.agreement is not None
-    assert result.agreement.value > 0.99
-    assert result.original.returns == result.spiking.returns
-
-
 def test_a_trained_agent_says_what_it_is_and_keeps_its_steps() -> None:
     trained = model("ppo", neuron_kwargs={"weight_bits": 4, "reset": "zero"})
     agent = spikerl.convert(trained, observations=rows_of(trained))
@@ -507,12 +343,3 @@ def test_a_trained_agent_says_what_it_is_and_keeps_its_steps() -> None:
         HardwarePolicy(agent, sim_steps=8),
     ):
         pass
-
-
-@pytest.mark.parametrize("kind", ["dqn", "qrdqn", "td3", "sac"])
-def test_a_policy_in_training_can_be_copied(kind: str) -> None:
-    trained = model(kind)
-    rows = rows_of(trained)
-    twin = deepcopy(trained.policy)
-    theirs = trained.policy.predict(rows, deterministic=True)[0]
-    np.testing.assert_array_equal(twin.predict(rows, deterministic=True)[0], theirs)

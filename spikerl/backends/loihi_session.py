@@ -5,6 +5,7 @@ Imports numpy, base, reference and network; what runs the chip is given.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,12 @@ class LoihiSession(Session):
         if self.plan.chip:
             self._reset_chip(chosen)
 
+    @abstractmethod
     def _on_chip(self, arriving: Spikes) -> tuple[list[Spikes], list[FloatArray | None]]:
         """Spikes [T, B, n] and last potentials [B, n] of each layer from spikes that arrive."""
-        raise NotImplementedError
 
-    def _reset_chip(self, rows: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _reset_chip(self, rows: Any) -> None: ...
 
 
 class EmulatorSession(LoihiSession):
