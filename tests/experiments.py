@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spikerl.experiment import Row, cells_of, make_grid
+from spikerl.experiment import Outcome, Row, Table, cells_of, make_grid, run_cells
 from spikerl.experiment.cell import Cell
 from spikerl.experiment.columns import VERSION, made_row
 from spikerl.experiment.grid import AgentEntry, BackendEntry, ConversionEntry
@@ -41,3 +41,8 @@ def row_of(cell: Cell, **other: Any) -> Row:
 
     values = {"return": cell.seed / 3, "returns": f"[{cell.seed / 3}]", "worker": "nobody"}
     return made_row({**described(cell), "format": VERSION, **values, **other})
+
+
+def done(path: Path, cells: list[Cell], crew: Any, **options: Any) -> Outcome:
+    with Table(path) as table:
+        return run_cells(cells, table, crew, **options)

@@ -65,3 +65,20 @@ def maps(layer):
 
 def rows(layer):
     return lambda neurons: (layer.Linear(5, 12), neurons(), layer.Linear(12, 6), neurons())
+
+
+def spikingjelly():
+    """Its package, with the parts that are used of it."""
+    for part in ("neuron", "layer", "functional", "surrogate"):
+        library(f"spikingjelly.activation_based.{part}")
+    return library("spikingjelly.activation_based")
+
+
+def half_leaking(norse, **fields):
+    """A cell of norse half of whose potential leaks in a step."""
+    p = norse.LIFBoxParameters(tau_mem_inv=level(512), **fields)
+    return norse.LIFBoxCell(p, dt=2.0**-10)
+
+
+def level(value):
+    return library("torch").tensor(float(value))

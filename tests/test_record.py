@@ -13,67 +13,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from recorders import Screen, T, play, pole, pole_agent, recorder
 from small_agents import catcher, pixels
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import spikerl.envs  # noqa: F401 - registers Catch
-from spikerl.agent import SpikingAgent
-from spikerl.decoding import Categorical, Decoder, FinalPotential
-from spikerl.encoding import ConstantCurrent
 from spikerl.episode import About, EpisodeRecording
 from spikerl.errors import FileFormatError, SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.network import Dense, Recording, SpikingNetwork
-from spikerl.preprocessing import from_space
+from spikerl.network import Recording
 from spikerl.reference import simulate
 from spikerl.wrappers import RecordSpikes
-
-T = 6
-
-
-def pole_agent(seed: int = 0, sampling: Any = "softmax") -> SpikingAgent:
-    """A random network that balances nothing, with silent and busy neurons in two layers."""
-    draw = np.random.default_rng(seed)
-    env = gym.make("CartPole-v1")
-    layers = (
-        Dense(draw.normal(size=(9, 4)) * 4, draw.normal(size=9) * 0.2),
-        Dense(draw.normal(size=(5, 9)), draw.normal(size=5) * 0.2),
-        Dense(draw.normal(size=(2, 5)), spiking=False),
-    )
-    return SpikingAgent(
-        network=SpikingNetwork(layers, dt_ms=0.5),
-        preprocessing=from_space(env.observation_space),
-        encoder=ConstantCurrent(),
-        decoder=Decoder(FinalPotential(), Categorical((2,), sampling=sampling)),
-        sim_steps=T,
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-    )
-
-
-def pole(**options: Any) -> gym.Env[Any, Any]:
-    return gym.make("CartPole-v1", **options)
-
-
-def recorder(**options: Any) -> HardwarePolicy:
-    return HardwarePolicy(pole_agent(), "reference", record_spikes=True, seed=0, **options)
-
-
-def play(env: gym.Env[Any, Any], policy: HardwarePolicy, seed: int = 0) -> list[Any]:
-    """One episode; the observations that were decided on, and the actions."""
-    observation, _ = env.reset(seed=seed)
-    told, over = [], False
-    while not over:
-        action, _ = policy.predict(observation)
-        told.append((observation, action))
-        observation, _, terminated, truncated, _ = env.step(action)
-        over = terminated or truncated
-    return told
 
 
 def test_every_decision_is_in_the_file_as_the_reference_has_it(tmp_path: Path) -> None:
@@ -326,102 +280,6 @@ def test_what_cannot_be_recorded_is_refused_with_every_reason(tmp_path: Path) ->
         (tmp_path / "file").write_text("")
         with pytest.raises(SpikerlError, match="cannot be made"):
             RecordSpikes(pole(), policy, tmp_path / "file")
-
-
-# --- frames --------------------------------------------------------------------------------------
-
-
-class Screen(gym.Env[Any, Any]):
-    """CartPole's spaces and frames of one grey, of any size."""
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
-    render_mode = "rgb_array"
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, height: int = 301, width: int = 201) -> None:
-        self.observation_space = pole().observation_space
-        self.size = (height, width)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        return np.zeros(4, np.float32), {}
-
-    def step(self, action: Any) -> Any:
-        return np.full(4, 0.1, np.float32), 1.0, False, False, {}
-
-    def render(self) -> Any:
-        return np.full((*self.size, 3), 70, np.uint8)
-
-
-@pytest.mark.parametrize("size", [(301, 201), (50, 40), (600, 400)])
-def test_frames_have_the_raster_at_their_right(size: tuple[int, int]) -> None:
-    pytest.importorskip("matplotlib")
-    with recorder() as policy:
-        env = RecordSpikes(Screen(*size), policy)
-        observation, _ = env.reset(seed=0)
-        empty = env.render()
-        height, width, _ = empty.shape
-        assert (height % 2, width % 2) == (0, 0)
-        assert height >= 200
-        factor = -(-200 // size[0])
-        grey = (empty == 70).all(axis=2)
-        assert grey[: factor * size[0], : factor * size[1]].all()
-        inks = []
-        for _ in range(3):
-            action, _ = policy.predict(observation)
-            observation, *_ = env.step(action)
-            frame = env.render()
-            assert frame.shape == empty.shape
-            assert frame.dtype == np.uint8
-            np.testing.assert_array_equal(frame[:, : size[1]], empty[:, : size[1]])
-            inks.append(int((frame != empty).any(axis=2).sum()))
-        spikes = [int(layer.sum()) for layer in env.episode.spikes]
-    assert min(spikes) > 0
-    assert 0 < inks[0] < inks[1] < inks[2]
-
-
-def test_a_spike_is_painted_where_its_neuron_and_step_are() -> None:
-    pytest.importorskip("matplotlib")
-    from spikerl.plots.panel import Panel, shrunk
-
-    panel = Panel((4, 8), sim_steps=5)
-    frame = np.full((400, 300, 3), 9, np.uint8)
-    silent = (np.zeros((5, 4), bool), np.zeros((5, 8), bool))
-    empty = panel.beside(frame, [silent])
-    places = {}
-    for layer, step, neuron in ((0, 0, 0), (0, 4, 0), (0, 0, 3), (1, 0, 0), (1, 0, 7)):
-        spikes = copy.deepcopy(silent)
-        spikes[layer][step, neuron] = True
-        changed = (panel.beside(frame, [spikes]) != empty).any(axis=2)
-        rows, columns = np.nonzero(changed)
-        assert changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
-        places[layer, step, neuron] = (rows.mean(), columns.mean())
-    assert places[0, 0, 0][0] == places[0, 4, 0][0] > places[0, 0, 3][0]  # neuron 0 is below
-    assert places[0, 0, 0][1] == places[1, 0, 7][1] < places[0, 4, 0][1]  # time goes right
-    assert places[0, 0, 0][0] < places[1, 0, 7][0] < places[1, 0, 0][0]  # layers go down
-    # More neurons than pixels: means, and no spike is lost.
-    wide = np.zeros((1000, 3))
-    wide[501, 1] = 1
-    small = shrunk(wide, (10, 3))
-    assert small[:, 1].sum() == pytest.approx(0.01)
-    np.testing.assert_array_equal(shrunk(np.eye(2), (4, 2)), np.eye(2).repeat(2, axis=0))
-    with pytest.raises(SpikerlError, match=r"render\(\) gave float64 \(4, 4\)"):
-        panel.beside(np.zeros((4, 4)), [])
-
-
-def test_lists_of_frames_are_refused_and_other_modes_are_as_they_were() -> None:
-    pytest.importorskip("pygame", reason="CartPole draws with pygame")
-    with recorder() as policy:
-        listing = pole(render_mode="rgb_array_list")
-        with pytest.raises(SpikerlError, match="or pass beside=False"):
-            RecordSpikes(listing, policy)
-        env = RecordSpikes(listing, policy, beside=False)
-        play(env, policy)
-        assert isinstance(env.render(), list)
-        plain = pole(render_mode="rgb_array")
-        env = RecordSpikes(plain, policy, beside=False)
-        env.reset(seed=0)
-        np.testing.assert_array_equal(env.render(), plain.render())
 
 
 def test_counts_without_spikes_are_refused() -> None:
