@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from spikerl.backends import available, get, ready, rules
-from spikerl.backends.base import Session
+from spikerl.backends import available, get, ready
+from spikerl.backends.base import Session, under_rules
 from spikerl.errors import BackendError, SpikerlError, problems_of
 from spikerl.network import Dense, FloatArray, SpikingNetwork
 from spikerl.process import one_thread, resident_bytes
@@ -238,15 +238,8 @@ def _combination(
 def _compiled(name: str, network: SpikingNetwork, batch: int) -> Session:
     if name == CPU_FLOAT32:
         return get("cpu").compile(network, batch_size=batch, precision="float32")
-    own = rules(name)  # of a back end that has, for instance, no spikes without delay
-    dense = [layer for layer in network.layers if isinstance(layer, Dense)]
-    resets = [own["reset"]] * len(dense)
-    resets[0] = own.get("first_reset", resets[0])
-    layers = tuple(
-        replace(x, delay_steps=own["delay_steps"], reset=reset) if x.spiking else x
-        for x, reset in zip(dense, resets, strict=True)
-    )
-    return get(name).compile(replace(network, layers=layers), batch_size=batch)
+    backend = get(name)  # which may have, for instance, no spikes without delay
+    return backend.compile(under_rules(network, backend.capabilities), batch_size=batch)
 
 
 def _take_turns(contenders: dict[str, Decide], seconds: float, quick: bool) -> dict[str, float]:

@@ -103,6 +103,26 @@ def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     return found
 
 
+def under_rules(network: SpikingNetwork, capabilities: Capabilities) -> SpikingNetwork:
+    """The same weights with the resets, delays, rests and first potentials a back end must have."""
+    rules = rules_of(capabilities)
+    fields = {"v_init": rules["v_init"]} if "v_init" in rules else {}
+    first = network.neuron_layers[0]
+    layers = tuple(
+        replace(
+            layer,
+            reset=rules.get("first_reset", rules["reset"]) if layer is first else rules["reset"],
+            delay_steps=rules["delay_steps"],
+            refractory_steps=capabilities.min_refractory_steps,
+            **fields,
+        )
+        if isinstance(layer, NeuronLayer) and layer.spiking
+        else layer
+        for layer in network.layers
+    )
+    return replace(network, layers=layers)
+
+
 def capability_problems(capabilities: Capabilities, network: SpikingNetwork) -> list[str]:
     """Every reason, readable from the capabilities alone, why a network cannot run."""
     c = capabilities

@@ -7,9 +7,8 @@ two neurons is built with them, in a process of its own: simulators are global t
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
-from spikerl.backends.base import Capabilities, rules_of
+from spikerl.backends.base import Capabilities, under_rules
 from spikerl.backends.worker import WorkerBackend
 from spikerl.errors import SpikerlError, UnsupportedNetwork, one_line
 from spikerl.experiment.grid import BackendEntry
@@ -52,11 +51,7 @@ def trial_problems(backend: BackendEntry) -> list[str]:
 
 def two_neurons(capabilities: Capabilities) -> SpikingNetwork:
     """A network a back end can run: one neuron, and one that fires, or is read out, after it."""
-    rules = rules_of(capabilities)
-    fields: dict[str, Any] = {"refractory_steps": capabilities.min_refractory_steps}
-    fields |= {key: rules[key] for key in ("delay_steps", "reset", "v_init") if key in rules}
-    first = Dense([[1.0]], **{**fields, "reset": rules.get("first_reset", rules["reset"])})
     readable = {"potential", "potentials"} & capabilities.records
-    if readable and capabilities.exactness == "potentials":
-        return SpikingNetwork((first, Dense([[1.0]], spiking=False)))
-    return SpikingNetwork((first, Dense([[1.0]], **fields)))
+    reads = bool(readable) and capabilities.exactness == "potentials"
+    both = SpikingNetwork((Dense([[1.0]]), Dense([[1.0]], spiking=not reads)))
+    return under_rules(both, capabilities)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 import spikerl
 from spikerl.agent import SpikingAgent
-from spikerl.backends.base import Capabilities, rules_of
+from spikerl.backends.base import Capabilities, under_rules
 from spikerl.decoding import Categorical, Decoder, FinalPotential, SpikeCount
 from spikerl.encoding import ConstantCurrent, Encoder, EquidistantSpikes
 from spikerl.network import Dense, SpikingNetwork
@@ -42,18 +42,14 @@ class Trial:
 def agent_for(can: Capabilities, seed: int) -> SpikingAgent:
     """An agent of 4-64-64-2 random neurons as a back end needs them."""
     rng = np.random.default_rng(seed)
-    rules = rules_of(can)
-    how = {"reset": rules["reset"], "delay_steps": rules["delay_steps"]}
-    how["refractory_steps"] = can.min_refractory_steps
     plain = bool({"current", "constant"} & can.drive)
     encoder: Encoder = ConstantCurrent() if plain else EquidistantSpikes(scale=2.0)
     sizes = (encoder.n_channels(4), 64, 64)
-    hidden = [Dense(rng.normal(size=(n, m)) / np.sqrt(m) * 2, **how) for m, n in pairwise(sizes)]
+    hidden = [Dense(rng.normal(size=(n, m)) / np.sqrt(m) * 2) for m, n in pairwise(sizes)]
     reads = "potential" in can.records or "potentials" in can.records
-    weight = rng.normal(size=(2, 64)) / 8
-    last = Dense(weight, spiking=False) if reads else Dense(weight, **how)
+    last = Dense(rng.normal(size=(2, 64)) / 8, spiking=not reads)
     return SpikingAgent(
-        network=SpikingNetwork((*hidden, last)),
+        network=under_rules(SpikingNetwork((*hidden, last)), can),
         preprocessing=from_space(SPACE),
         encoder=encoder,
         decoder=Decoder(FinalPotential() if reads else SpikeCount(), Categorical((2,))),
