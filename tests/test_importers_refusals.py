@@ -50,6 +50,12 @@ SPIKINGJELLY_REFUSED = {
     "no step from 0 to 1": lambda s: after(
         s.neuron.IFNode(surrogate_function=s.surrogate.Sigmoid(spiking=False))
     ),
+    "no step from 0 to 1: Expected p_in": lambda s: after(
+        s.neuron.IFNode(surrogate_function=s.surrogate.PoissonPass())
+    ),
+    "no step from 0 to 1, but gives [0.0, 0.0, 0.0, 0.0, 1.0, 4.0]": lambda s: after(
+        s.neuron.IFNode(surrogate_function=s.surrogate.MultiLevelSpikeCount(4))
+    ),
     "does not follow neurons that spike": lambda s: [s.layer.Delay(1), nn.Linear(5, 5)],
     "decay must be finite and in (0, 1]": lambda s: after(forgetful(s.neuron)),
     "never fires, so nothing may come after it": lambda s: after(

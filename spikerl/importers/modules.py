@@ -167,10 +167,14 @@ def scalar(value: Any) -> float:
 
 def fires_at_threshold(fire: Callable[[Any], Any], problems: list[str]) -> bool:
     """Whether a spike function of v - v_threshold fires at 0; notes one that is no step there."""
-    at = torch.tensor([[-1.0, -TINY, 0.0, TINY, 1.0]])
-    with torch.no_grad():
-        found = [float(x) for x in fire(at).reshape(-1)]
-    if found[:2] != [0, 0] or found[3:] != [1, 1] or found[2] not in (0, 1):
+    at = torch.tensor([[-1.0, -TINY, 0.0, TINY, 1.0, 4.0]])
+    try:
+        with torch.no_grad():
+            found = [float(x) for x in fire(at).reshape(-1)]
+    except RuntimeError as error:  # one that fires by chance wants probabilities
+        problems.append(f"has a spike function that is no step from 0 to 1: {error}")
+        return True
+    if found[:2] != [0, 0] or found[3:] != [1, 1, 1] or found[2] not in (0, 1):
         problems.append(f"has a spike function that is no step from 0 to 1, but gives {found}")
     return found[2] == 1
 

@@ -52,9 +52,7 @@ class SpikingActorCriticPolicy(SpikingKeywords, ActorCriticPolicy):
     def _build_mlp_extractor(self) -> None:
         image = self.features_extractor_class is SpikingNatureCNN
         if image and not (self.share_features_extractor or self.spiking_critic):
-            remedy = "pass share_features_extractor=True or spiking_critic=True"
-            own = nature_cnn(self.observation_space, "the critic", remedy, self.features_dim)
-            self.vf_features_extractor = own
+            self.vf_features_extractor = nature_cnn(self.observation_space, self.features_dim)
         super()._build_mlp_extractor()
         plain = self.mlp_extractor
         arch = self.net_arch

@@ -64,8 +64,9 @@ class CommonModeDQNPolicy(SpikingDQNPolicy):
     def make_q_net(self) -> QNetwork:
         net: Any = super().make_q_net()
         if isinstance(net.features_extractor, SpikingNatureCNN):
-            remedy = "use SpikingDQNPolicy"
-            net.common_extractor = nature_cnn(self.observation_space, "the common value", remedy)
+            net.common_extractor = nature_cnn(
+                self.observation_space, who="the common value", remedy="use SpikingDQNPolicy"
+            )
         else:
             net.common_extractor = self.make_features_extractor()
         arch = net.net_arch if self.common_arch is None else self.common_arch

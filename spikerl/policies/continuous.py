@@ -60,8 +60,7 @@ class _Continuous(SpikingKeywords):
         image = self.features_extractor_class is SpikingNatureCNN
         spikes = self.spiking_critic or self.share_features_extractor
         if image and features_extractor is None and not spikes:
-            remedy = "pass share_features_extractor=True or spiking_critic=True"
-            features_extractor = nature_cnn(self.observation_space, "the critic", remedy)
+            features_extractor = nature_cnn(self.observation_space)
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
         if self.spiking_critic and not image:
             for i, net in enumerate(critic.q_networks):

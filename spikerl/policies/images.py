@@ -69,7 +69,13 @@ class SpikingNatureCNN(BaseFeaturesExtractor):
         return found
 
 
-def nature_cnn(space: Any, who: str, remedy: str, features_dim: int = 512) -> NatureCNN:
+def nature_cnn(
+    space: Any,
+    features_dim: int = 512,
+    *,
+    who: str = "the critic",
+    remedy: str = "pass share_features_extractor=True or spiking_critic=True",
+) -> NatureCNN:
     """SB3's network for images that a SpikingNatureCNN takes as well.
 
     who, remedy: what it is for, and what to do where it cannot be.
