@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import platform
+import subprocess
+import sys
 import weakref
 from itertools import pairwise
 from typing import Any
@@ -210,3 +213,25 @@ def test_no_rows_at_all_have_no_spikes() -> None:
     stack = SpikingMLP(5, [24, 16], sim_steps=T)
     assert stack(torch.zeros(0, 5)).shape == (0, 16)
     assert stack.eval().decide(torch.zeros(0, 5)).shape == (0, 16)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_passes_use_the_memory_of_those_before() -> None:
+    code = """
+import resource, torch
+from spikerl.nn import SpikingMLP
+
+torch.set_num_threads(1)
+net, x = SpikingMLP(8, [64, 64], sim_steps=16).train(), torch.randn(256, 8)
+
+def faults(passes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(passes):
+        net(x).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(20)
+print(faults(20))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 20 * 100  # pages of 4 KiB; one array of a pass has 256
