@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from spikerl.nn import SURROGATES, Neuron, SpikingMLP, Surrogate, chunks
-from spikerl.nn.chunks import Rule, fire_in_turn, fire_stack
+from spikerl.nn.chunks import fire_stack
+from spikerl.nn.firing import Rule, fire_in_turn
 from spikerl.nn.population import PopulationEncoder
 
 T = 6
@@ -94,13 +96,13 @@ def test_no_gradient_is_made_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) 
             part.requires_grad_(False)
     layers[1][0].requires_grad_(True)
     made: list[list[bool]] = []
-    learn = chunks._Layer.learn
+    backward = chunks._Chunks.backward
 
-    def seen(self: chunks._Layer, found: Any) -> None:
-        made.append([part is not None for part in found])
-        learn(self, found)
+    def seen(self: chunks._Chunks, chunk: Any, given: Any, found: Any, g_x: Any) -> None:
+        made.extend([part is not None for part in parts] for parts in found)
+        backward(self, chunk, given, found, g_x)
 
-    monkeypatch.setattr(chunks._Layer, "learn", seen)
+    monkeypatch.setattr(chunks._Chunks, "backward", seen)
     fire_stack(x, layers, rules(), T).sum().backward()
     nothing = [False] * 5
     assert made == [nothing, [True, *nothing[1:]], nothing]
@@ -111,26 +113,62 @@ def test_a_graph_is_given_back_with_its_result(
     learned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the help of the collector, which cannot see through torch."""
-    kept: list[weakref.ref[Any]] = []
-    init = chunks._Chunks.__init__
+    potentials: list[weakref.ref[Any]] = []
+    each = chunks._Chunks.each
 
-    def seen(self: chunks._Chunks, *args: Any) -> None:
-        init(self, *args)
-        kept.append(weakref.ref(self))
+    def seen(self: chunks._Chunks, x: Any, kept: Any, counts: Any) -> Any:
+        potentials.extend(map(weakref.ref, kept))
+        return each(self, x, kept, counts)
 
-    monkeypatch.setattr(chunks._Chunks, "__init__", seen)
+    monkeypatch.setattr(chunks._Chunks, "each", seen)
     stack = SpikingMLP(5, [8, 5], sim_steps=T)
+    weight = weakref.ref(stack.layers[1].synapses.weight)
     gc.disable()
     try:
         found = stack(torch.randn(4, 5))
         if learned:
             found.sum().backward()
-        (chunk,) = kept
-        assert chunk() is not None
+        assert learned or all(kept() is not None for kept in potentials[:2])
         del found
-        assert chunk() is None
+        assert len(potentials) == 4 if learned else 2
+        assert all(kept() is None for kept in potentials)
+        del stack
+        assert weight() is None
     finally:
         gc.enable()
+
+
+def test_passes_of_one_shape_may_be_under_way_together() -> None:
+    """They work in the same arrays."""
+    both = [numbers(seed) for seed in (1, 2)]
+    x = drive(8, constant=True)
+    weights = [[part for layer in layers for part in layer[:3]] for layers in both]
+    expected = [
+        torch.autograd.grad(fire_stack(x, layers, rules(), T).square().sum(), parts)
+        for layers, parts in zip(both, weights, strict=True)
+    ]
+    assert any(not torch.equal(one, other) for one, other in zip(*expected, strict=True))
+    losses = [fire_stack(x, layers, rules(), T).square().sum() for layers in both]
+    for order in (0, 1, 0):
+        found = torch.autograd.grad(losses[order], weights[order], retain_graph=True)
+        assert all(map(torch.equal, found, expected[order]))
+
+
+def test_the_way_back_may_be_another_thread() -> None:
+    stack, rows = SpikingMLP(5, [24, 16], sim_steps=T), torch.randn(9, 5)
+    parts = list(stack.parameters())
+    expected = torch.autograd.grad(stack(rows).square().sum(), parts)
+    with ThreadPoolExecutor(4) as pool:
+        losses = [stack(rows).square().sum() for _ in range(8)]
+        for found in pool.map(lambda loss: torch.autograd.grad(loss, parts), losses):
+            assert all(map(torch.equal, found, expected))
+
+
+def test_arrays_are_kept_for_the_latest_shapes_only() -> None:
+    stack = SpikingMLP(5, [8, 5], sim_steps=T)
+    for rows in range(1, 9):
+        stack(torch.randn(rows, 5)).sum().backward()
+    assert len(chunks._rooms.kept) == chunks.ROOMS
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "to be differentiated twice"])

@@ -8,7 +8,7 @@ happens at every step only the potentials are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from threading import local
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,28 +16,16 @@ import torch
 from torch import Tensor
 
 from spikerl.nn import kernels
-from spikerl.nn.firing import delayed, fire, joined
-from spikerl.nn.surrogates import Surrogate
+from spikerl.nn.firing import Numbers, Rule, fire_in_turn, joined
 
 NUMBERS = 262_144  # of one array of a chunk, [T, rows, N]: 1 MiB
 PARTS = 5  # of a layer: weight [N, n_in], bias, decay, threshold and v_init [N]
+ROOMS = 4  # shapes of stacks whose arrays are kept
 
 # glibc returns freed memory to the system when more is free than twice the largest block that was
 # mapped and freed so far, and then every pass fetches its arrays anew, page by page: up to a third
 # of its time. The largest block that counts, never touched, raises that to 64 MiB.
 np.empty((32 << 20) - (1 << 16), np.uint8)
-
-Numbers = Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a layer does beside its numbers; see fire()."""
-
-    zero: bool
-    surrogate: Surrogate
-    detach_reset: bool
-    delay_steps: int
 
 
 def fire_stack(
@@ -53,42 +41,20 @@ def fire_stack(
     return found
 
 
-def fire_in_turn(
-    x: Tensor, layers: Sequence[Numbers], rules: Sequence[Rule], sim_steps: int
-) -> Tensor:
-    """The same layer by layer, which can be differentiated twice."""
-    late, rows = 0, x.shape[1]
-    for (weight, bias, decay, theta, start), rule in zip(layers, rules, strict=True):
-        x, counts, _ = fire(
-            torch.nn.functional.linear(delayed(x, late, sim_steps), weight, bias),
-            start.expand(rows, -1),
-            decay,
-            theta,
-            sim_steps=sim_steps,
-            zero=rule.zero,
-            surrogate=rule.surrogate,
-            detach_reset=rule.detach_reset,
-            counted=sim_steps - rule.delay_steps,
-        )
-        late = rule.delay_steps
-    return counts
-
-
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, rules: tuple[Rule, ...], sim_steps: int, *numbers: Tensor
     ) -> Tensor:
-        rows = x.shape[1]
-        widths = [len(weight) for weight in numbers[::PARTS]]
-        counts = x.new_zeros((rows, widths[-1]))
-        kept = [x.new_empty(rows * sim_steps * width) for width in widths]
-        parts = list(_parted(x, rules, sim_steps, numbers))
-        for chunks in parts:
-            for chunk in chunks.each(x.detach(), kept, counts):
-                chunks.forward(chunk)
+        rows, given = x.shape[1], _given(numbers, rules)
+        counts = x.new_zeros((rows, len(given[-1].bias)))
+        kept = [x.new_empty(rows * sim_steps * len(layer.bias)) for layer in given]
         ctx.save_for_backward(x, *numbers, *kept)
-        ctx.rules, ctx.sim_steps, ctx.parts = rules, sim_steps, parts
+        ctx.rules, ctx.sim_steps, ctx.turn = rules, sim_steps, object()
+        for chunks in _parted(x, given, sim_steps):
+            chunks.begin(given, ctx.turn)
+            for chunk in chunks.each(x, kept, counts):
+                chunks.forward(chunk, given)
         return counts
 
     @staticmethod
@@ -101,23 +67,45 @@ class _Stack(torch.autograd.Function):
             x, *numbers = [part.view_as(part) for part in (x, *numbers)]
             counts = fire_in_turn(x, _by_layer(numbers), ctx.rules, ctx.sim_steps)
             inputs = [part for part, want in zip((x, *numbers), wanted, strict=True) if want]
-            given = iter(torch.autograd.grad(counts, inputs, g_counts, create_graph=True))
-            g_x, *found = [next(given) if want else None for want in wanted]
+            made = iter(torch.autograd.grad(counts, inputs, g_counts, create_graph=True))
+            g_x, *found = [next(made) if want else None for want in wanted]
             return g_x, None, None, *found
         g_x, *found = [
             torch.zeros_like(part) if want else None
             for part, want in zip((x, *numbers), wanted, strict=True)
         ]
-        kept, g_counts = ctx.saved_tensors[1 + n :], g_counts.contiguous()
-        for chunks in ctx.parts:
-            chunks.learn(found)
-            for chunk in chunks.each(x.detach(), kept, g_counts):
-                chunks.backward(chunk, g_x)
-            chunks.add_decays()
+        kept, given = ctx.saved_tensors[1 + n :], _given(numbers, ctx.rules)
+        asked = [_Found(*parts) for parts in _by_layer(found)]
+        for chunks in _parted(x, given, ctx.sim_steps):
+            chunks.begin(given, ctx.turn)
+            for chunk in chunks.each(x, kept, g_counts.contiguous()):
+                chunks.backward(chunk, given, asked, g_x)
+            chunks.add_decays(asked)
         return g_x, None, None, *found
 
 
 _apply: Any = _Stack.apply
+
+
+class _Given(NamedTuple):
+    """Of a layer: weight [N, n_in], the others [N]."""
+
+    weight: Tensor
+    bias: Tensor
+    decay: Tensor
+    theta: Tensor
+    start: Tensor
+    rule: Rule
+
+
+class _Found(NamedTuple):
+    """Their gradients, to be added to; None for what nobody wants."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    decay: Tensor | None
+    theta: Tensor | None
+    start: Tensor | None
 
 
 def _by_layer(values: Sequence[Any]) -> list[Sequence[Any]]:
@@ -125,21 +113,40 @@ def _by_layer(values: Sequence[Any]) -> list[Sequence[Any]]:
     return [values[k : k + PARTS] for k in range(0, len(values), PARTS)]
 
 
-def _parted(
-    x: Tensor, rules: tuple[Rule, ...], sim_steps: int, numbers: Sequence[Tensor]
-) -> Iterator[_Chunks]:
+def _given(numbers: Sequence[Tensor], rules: Sequence[Rule]) -> list[_Given]:
+    layers = zip(_by_layer(numbers), rules, strict=True)
+    return [_Given._make((*parts, rule)) for parts, rule in layers]
+
+
+class _Rooms(local):
+    """Arrays to work in, of the latest shapes of stacks; every thread has its own."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, list[_Chunks]] = {}
+
+
+_rooms = _Rooms()
+
+
+def _parted(x: Tensor, given: Sequence[_Given], sim_steps: int) -> list[_Chunks]:
     """Chunks of a size at which rows can be joined, and what is left as one more of another."""
-    rows = x.shape[1]
-    size = max(1, NUMBERS // (sim_steps * max(len(weight) for weight in numbers[::PARTS])))
+    steps, rows, _ = x.shape
+    sizes = tuple([(len(layer.bias), layer.rule.delay_steps) for layer in given])
+    size = max(1, NUMBERS // (sim_steps * max(width for width, _ in sizes)))
     size = max(1, min(rows, 1 << (size.bit_length() - 1)))
-    whole = rows - rows % size
-    for first, end, each in ((0, whole, size), (whole, rows, rows - whole)):
-        if first < end:
-            layers = []
-            for k, (parts, rule) in enumerate(zip(_by_layer(numbers), rules, strict=True)):
-                steps, last = sim_steps if k else len(x), k == len(rules) - 1
-                layers.append(_Layer(parts, rule, sim_steps, each, steps, last))
-            yield _Chunks(layers, first, end, each)
+    key = (size, steps, rows, sim_steps, sizes)
+    found = _rooms.kept.get(key)
+    if found is None:
+        whole = rows - rows % size
+        found = [
+            _Chunks(sizes, steps, sim_steps, first, end, each)
+            for first, end, each in ((0, whole, size), (whole, rows, rows - whole))
+            if first < end
+        ]
+        if len(_rooms.kept) == ROOMS:
+            del _rooms.kept[next(iter(_rooms.kept))]
+        _rooms.kept[key] = found
+    return found
 
 
 class _Chunk(NamedTuple):
@@ -158,57 +165,80 @@ class _Chunk(NamedTuple):
 
 
 class _Chunks:
-    """Rows first to end of a stack, in chunks of `size`; the layers' arrays serve one at a time."""
+    """Rows first to end of a stack, in chunks of `size`; the layers' arrays serve one at a time.
 
-    def __init__(self, layers: list[_Layer], first: int, end: int, size: int) -> None:
-        self.layers, self.first, self.end, self.size = layers, first, end, size
+    sizes: neurons and delay of every layer.  steps: of x, see _Layer.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        steps: int,
+        sim_steps: int,
+        first: int,
+        end: int,
+        size: int,
+    ) -> None:
+        self.first, self.end, self.size = first, end, size
+        self.layers = [
+            _Layer(width, delay, sim_steps, size, sim_steps if k else steps, k == len(sizes) - 1)
+            for k, (width, delay) in enumerate(sizes)
+        ]
+        self.turn: object = None  # whose numbers and spikes are in the arrays
+
+    def begin(self, given: Sequence[_Given], turn: object) -> None:
+        """Take up the numbers of a pass, unless the arrays have them from its way forward."""
+        if turn is not self.turn:
+            self.turn = None  # if anything goes wrong on the way
+            for layer, numbers in zip(self.layers, given, strict=True):
+                layer.take(numbers)
+            self.turn = turn
 
     def each(self, x: Tensor, kept: Sequence[Tensor], counts: Tensor) -> Iterator[_Chunk]:
         """The chunks, one after the other.
 
         kept: potentials of all rows and layers, flat; those of a chunk lie together.
         """
-        last = self.layers[-1]
-        tally = counts[self.first : self.end].numpy().reshape(-1, *last.shape)
+        tally = counts.numpy()[self.first : self.end].reshape(-1, *self.layers[-1].shape)
         potentials = [
-            layer.potentials(flat, self.first, self.end)
+            layer.potentials(flat.numpy(), self.first, self.end)
             for layer, flat in zip(self.layers, kept, strict=True)
         ]
         for k, start in enumerate(range(self.first, self.end, self.size)):
             rows = slice(start, start + self.size)
             yield _Chunk(rows, x[:, rows].flatten(0, 1), [each[k] for each in potentials], tally[k])
 
-    def forward(self, chunk: _Chunk) -> None:
+    def forward(self, chunk: _Chunk, given: Sequence[_Given]) -> None:
         """Fills the potentials and counts of a chunk."""
         heard = chunk.heard
-        for layer, potentials in zip(self.layers, chunk.potentials, strict=True):
-            layer.forward(heard, potentials, chunk)
+        for layer, numbers, potentials in zip(self.layers, given, chunk.potentials, strict=True):
+            layer.forward(numbers, heard, potentials, chunk)
             heard = layer.onward.heard
 
-    def learn(self, found: Sequence[Tensor | None]) -> None:
-        """Gradients are to be added to `found`, PARTS of each layer."""
-        for layer, parts in zip(self.layers, _by_layer(found), strict=True):
-            layer.learn(parts)
-
-    def backward(self, chunk: _Chunk, g_x: Tensor | None) -> None:
-        """Adds the gradients of a chunk; that of x is put into g_x."""
+    def backward(
+        self, chunk: _Chunk, given: Sequence[_Given], found: Sequence[_Found], g_x: Tensor | None
+    ) -> None:
+        """Adds the gradients of a chunk to those found; that of x is put into g_x."""
         g_spikes: np.ndarray | None = None
-        for k in range(len(self.layers) - 1, 0, -1):
-            layer, before = self.layers[k], self.layers[k - 1]
+        for k in range(len(self.layers) - 1, -1, -1):
+            layer, potentials = self.layers[k], chunk.potentials[k]
+            if k == 0:
+                layer.backward(given[0], found[0], chunk.heard, potentials, chunk, g_spikes)
+                break
+            before = self.layers[k - 1]
             before.fire_again(chunk.potentials[k - 1], chunk)
-            layer.backward(before.onward.heard, chunk.potentials[k], chunk, g_spikes)
-            torch.mm(layer.flat, layer.weight, out=before.onward.heard)
+            heard = before.onward.heard
+            layer.backward(given[k], found[k], heard, potentials, chunk, g_spikes)
+            torch.mm(layer.flat, given[k].weight, out=heard)
             g_spikes = before.onward.gradient()
-        first = self.layers[0]
-        first.backward(chunk.heard, chunk.potentials[0], chunk, g_spikes)
         if g_x is not None:
-            given = torch.mm(first.flat, first.weight)
-            g_x[:, chunk.rows] = given.view(len(g_x), self.size, -1)
+            made = torch.mm(self.layers[0].flat, given[0].weight)
+            g_x[:, chunk.rows] = made.view(len(g_x), self.size, -1)
 
-    def add_decays(self) -> None:
+    def add_decays(self, found: Sequence[_Found]) -> None:
         """The gradients of decays, after the last chunk."""
-        for layer in self.layers:
-            layer.add_decay()
+        for layer, gradients in zip(self.layers, found, strict=True):
+            layer.add_decay(gradients)
 
 
 class _Passage:
@@ -245,41 +275,42 @@ class _Layer:
     """
 
     def __init__(
-        self,
-        parts: Sequence[Tensor],
-        rule: Rule,
-        sim_steps: int,
-        size: int,
-        steps: int,
-        last: bool,
+        self, width: int, delay: int, sim_steps: int, size: int, steps: int, last: bool
     ) -> None:
-        self.weight, self.bias, *others = (part.detach() for part in parts)
-        self.sim_steps, self.rule = sim_steps, rule
-        self.width = len(self.weight)
-        self.shape, many = joined(size, self.width)
-        self.decay, self.theta, self.start = (_tiled(part.numpy(), many) for part in others)
-        self.counted = sim_steps - rule.delay_steps if last else 0
+        self.sim_steps, self.width = sim_steps, width
+        self.shape, many = joined(size, width)
+        self.decay, self.theta = np.empty((2, many * width), np.float32)
+        self.start = np.empty(self.shape, np.float32)
+        self.g_decay = np.zeros_like(self.decay)
+        self.counted = sim_steps - delay if last else 0
         self.current = np.empty((steps, *self.shape), np.float32)  # or its gradient
-        self.flat = torch.from_numpy(self.current).view(-1, self.width)
+        self.flat = torch.from_numpy(self.current).view(-1, width)
         self.v = np.empty(self.shape, np.float32)  # or its gradient
-        way = (0, 0) if last else (sim_steps, rule.delay_steps)
-        self.onward = _Passage(*way, self.shape, self.width)
+        way = (0, 0) if last else (sim_steps, delay)
+        self.onward = _Passage(*way, self.shape, width)
 
-    def potentials(self, flat: Tensor, first: int, end: int) -> np.ndarray:
+    def potentials(self, flat: np.ndarray, first: int, end: int) -> np.ndarray:
         """Those of the rows first to end, chunk by chunk: [chunks, T, *shape]."""
         each = self.sim_steps * self.width
-        return flat[first * each : end * each].numpy().reshape(-1, self.sim_steps, *self.shape)
+        return flat[first * each : end * each].reshape(-1, self.sim_steps, *self.shape)
 
-    def forward(self, heard: Tensor, potentials: np.ndarray, chunk: _Chunk) -> None:
+    def take(self, given: _Given) -> None:
+        """Other numbers than before; no spikes are those of a chunk any more."""
+        wanted = (self.decay, given.decay), (self.theta, given.theta), (self.start, given.start)
+        for mine, part in wanted:
+            mine.reshape(-1, self.width)[:] = part.detach().numpy()
+        self.onward.rows = None
+
+    def forward(self, given: _Given, heard: Tensor, potentials: np.ndarray, chunk: _Chunk) -> None:
         """Sends spikes onward for what is heard; potentials are filled, counts added to."""
-        torch.addmm(self.bias, heard, self.weight.t(), out=self.flat)
+        torch.addmm(given.bias, heard, given.weight.t(), out=self.flat)
         self.v[:] = self.start
         kernels.forward(
             self.current,
             self.v,
             self.decay,
             self.theta,
-            int(self.rule.zero),
+            int(given.rule.zero),
             self.counted,
             self.onward.spikes(chunk.rows),
             potentials,
@@ -291,14 +322,10 @@ class _Layer:
         if self.onward.rows != chunk.rows:
             kernels.fired(potentials, self.theta, self.onward.spikes(chunk.rows))
 
-    def learn(self, found: Sequence[Tensor | None]) -> None:
-        """Gradients are to be added to `found`."""
-        self.g_weight, self.g_bias, self.g_decay, _, self.g_start = found
-        self.g_decays = np.zeros_like(self.decay)
-        self.starts = _tiled(self.start, self.shape[0]).reshape(self.shape)
-
     def backward(
         self,
+        given: _Given,
+        found: _Found,
         heard: Tensor,
         potentials: np.ndarray,
         chunk: _Chunk,
@@ -308,37 +335,33 @@ class _Layer:
         self.v.fill(0.0)
         if len(self.current) == 1:
             self.current.fill(0.0)  # it is added up over time
+        rule = given.rule
         kernels.backward(
             self.onward.sent if g_spikes is None else g_spikes,
             chunk.counts if self.counted else self.v,
             self.counted,
             self.v,
             potentials,
-            self.starts,
+            self.start,
             self.decay,
             self.theta,
-            int(self.rule.zero),
-            self.rule.surrogate.code,
-            self.rule.surrogate.slope,
-            int(self.rule.detach_reset),
+            int(rule.zero),
+            rule.surrogate.code,
+            rule.surrogate.slope,
+            int(rule.detach_reset),
             self.current,
-            self.g_decays,
-            int(self.g_decay is not None),
+            self.g_decay,
+            int(found.decay is not None),
         )
-        if self.g_weight is not None:
-            self.g_weight.addmm_(self.flat.t(), heard)
-        if self.g_bias is not None:
-            self.g_bias += self.flat.sum(0)
-        if self.g_start is not None:
-            self.g_start += torch.from_numpy(self.v).view(-1, self.width).sum(0)
+        if found.weight is not None:
+            found.weight.addmm_(self.flat.t(), heard)
+        if found.bias is not None:
+            found.bias.add_(self.flat.sum(0))
+        if found.start is not None:
+            found.start.add_(torch.from_numpy(self.v).view(-1, self.width).sum(0))
 
-    def add_decay(self) -> None:
+    def add_decay(self, found: _Found) -> None:
         """The gradient of the decays, after the last chunk."""
-        if self.g_decay is not None:
-            self.g_decay += torch.from_numpy(self.g_decays).view(-1, self.width).sum(0)
-
-
-def _tiled(values: np.ndarray, many: int) -> np.ndarray:
-    found = np.empty((many, len(values)), values.dtype)
-    found[:] = values
-    return found.reshape(-1)
+        if found.decay is not None:
+            found.decay.add_(torch.from_numpy(self.g_decay).view(-1, self.width).sum(0))
+            self.g_decay.fill(0.0)

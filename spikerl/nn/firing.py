@@ -7,6 +7,8 @@ equations, step by step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,18 @@ from torch import Tensor
 
 from spikerl.nn import kernels
 from spikerl.nn.surrogates import Surrogate
+
+Numbers = Sequence[Tensor]  # of a layer: weight [N, n_in], bias, decay, threshold and v_init [N]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a layer does beside its numbers; see fire()."""
+
+    zero: bool
+    surrogate: Surrogate
+    detach_reset: bool
+    delay_steps: int
 
 
 def fire(
@@ -44,6 +58,27 @@ def fire(
     rules = (sim_steps, zero, surrogate.code, surrogate.slope, detach_reset, counted, spikes)
     found: tuple[Tensor, Tensor, Tensor] = _apply(current, v, decay, threshold, rules)
     return found
+
+
+def fire_in_turn(
+    x: Tensor, layers: Sequence[Numbers], rules: Sequence[Rule], sim_steps: int
+) -> Tensor:
+    """fire_stack() of chunks.py layer by layer, which can be differentiated twice."""
+    late, rows = 0, x.shape[1]
+    for (weight, bias, decay, theta, start), rule in zip(layers, rules, strict=True):
+        x, counts, _ = fire(
+            torch.nn.functional.linear(delayed(x, late, sim_steps), weight, bias),
+            start.expand(rows, -1),
+            decay,
+            theta,
+            sim_steps=sim_steps,
+            zero=rule.zero,
+            surrogate=rule.surrogate,
+            detach_reset=rule.detach_reset,
+            counted=sim_steps - rule.delay_steps,
+        )
+        late = rule.delay_steps
+    return counts
 
 
 class _Fire(torch.autograd.Function):

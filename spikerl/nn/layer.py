@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError, listed
 from spikerl.layers import Conv2d, Dense, FloatArray
 from spikerl.nn.adaptation import fire_adaptive
-from spikerl.nn.chunks import Rule
 from spikerl.nn.currents import filtered
-from spikerl.nn.firing import delayed, fire
+from spikerl.nn.firing import Rule, delayed, fire
 from spikerl.nn.neurons import Neuron
 from spikerl.nn.normalisation import NORMS, BatchNorm
 from spikerl.nn.surrogates import Surrogate
