@@ -164,6 +164,31 @@ def test_the_way_back_may_be_another_thread() -> None:
             assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_way_back_that_was_broken_off_leaves_nothing(
+    calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = SpikingMLP(5, [24, 16], sim_steps=T, neuron=Neuron("PLIF"))
+    parts, rows = list(stack.parameters()), torch.randn(9, 5)
+    monkeypatch.setattr(chunks, "NUMBERS", T * 24 * 5)  # four rows at a time
+    loss = stack(rows).square().sum()
+    expected = torch.autograd.grad(loss, parts, retain_graph=True)
+    left = [calls]
+
+    def broken(self: Any, given: Any, found: Any, *others: Any) -> None:
+        backward(self, given, found, *others)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    backward = chunks._Layer.backward
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks._Layer, "backward", broken)
+        with pytest.raises(KeyboardInterrupt):
+            torch.autograd.grad(loss, parts, retain_graph=True)
+    assert all(map(torch.equal, torch.autograd.grad(loss, parts), expected))
+
+
 def test_arrays_are_kept_for_the_latest_shapes_only() -> None:
     stack = SpikingMLP(5, [8, 5], sim_steps=T)
     for rows in range(1, 9):

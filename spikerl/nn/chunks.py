@@ -75,10 +75,11 @@ class _Stack(torch.autograd.Function):
             for part, want in zip((x, *numbers), wanted, strict=True)
         ]
         kept, given = ctx.saved_tensors[1 + n :], _given(numbers, ctx.rules)
+        g_counts = g_counts.contiguous()
         asked = [_Found(*parts) for parts in _by_layer(found)]
         for chunks in _parted(x, given, ctx.sim_steps):
             chunks.begin(given, ctx.turn)
-            for chunk in chunks.each(x, kept, g_counts.contiguous()):
+            for chunk in chunks.each(x, kept, g_counts):
                 chunks.backward(chunk, given, asked, g_x)
             chunks.add_decays(asked)
         return g_x, None, None, *found
@@ -193,6 +194,8 @@ class _Chunks:
             for layer, numbers in zip(self.layers, given, strict=True):
                 layer.take(numbers)
             self.turn = turn
+        for layer in self.layers:
+            layer.g_decay.fill(0.0)
 
     def each(self, x: Tensor, kept: Sequence[Tensor], counts: Tensor) -> Iterator[_Chunk]:
         """The chunks, one after the other.
@@ -229,8 +232,8 @@ class _Chunks:
             before.fire_again(chunk.potentials[k - 1], chunk)
             heard = before.onward.heard
             layer.backward(given[k], found[k], heard, potentials, chunk, g_spikes)
-            torch.mm(layer.flat, given[k].weight, out=heard)
             g_spikes = before.onward.gradient()
+            torch.mm(layer.flat, given[k].weight, out=heard)
         if g_x is not None:
             made = torch.mm(self.layers[0].flat, given[0].weight)
             g_x[:, chunk.rows] = made.view(len(g_x), self.size, -1)
@@ -252,12 +255,12 @@ class _Passage:
         self.room = np.empty((sim_steps + delay, *shape), np.float32)
         self.sent = self.room[delay:]
         self.heard = torch.from_numpy(self.room[:sim_steps]).view(-1, width)
-        self.rows: slice | None = None  # whose spikes these are
+        self.rows: slice | None = None  # whose spikes these are; None while they are none
 
-    def spikes(self, rows: slice) -> np.ndarray:
-        """Where the spikes of a chunk of rows are to be sent to, [T, *shape]."""
+    def spikes(self) -> np.ndarray:
+        """Where spikes are to be sent to, [T, *shape]."""
         self.room[: self.delay] = 0.0
-        self.rows = rows
+        self.rows = None
         return self.sent
 
     def gradient(self) -> np.ndarray:
@@ -312,15 +315,17 @@ class _Layer:
             self.theta,
             int(given.rule.zero),
             self.counted,
-            self.onward.spikes(chunk.rows),
+            self.onward.spikes(),
             potentials,
             chunk.counts if self.counted else self.v,
         )
+        self.onward.rows = chunk.rows
 
     def fire_again(self, potentials: np.ndarray, chunk: _Chunk) -> None:
         """Sends the spikes of forward() once more, from the potentials that were kept."""
         if self.onward.rows != chunk.rows:
-            kernels.fired(potentials, self.theta, self.onward.spikes(chunk.rows))
+            kernels.fired(potentials, self.theta, self.onward.spikes())
+            self.onward.rows = chunk.rows
 
     def backward(
         self,
@@ -364,4 +369,3 @@ class _Layer:
         """The gradient of the decays, after the last chunk."""
         if found.decay is not None:
             found.decay.add_(torch.from_numpy(self.g_decay).view(-1, self.width).sum(0))
-            self.g_decay.fill(0.0)
