@@ -21,12 +21,13 @@ from stable_baselines3.common.noise import NormalActionNoise
 import spikerl
 from spikerl import HardwarePolicy
 from spikerl.conversion.checkpoints import ALGORITHMS
+from spikerl.conversion.environments import maker
 from spikerl.nn.stack import SpikingStack
 
 ZOO = Path(__file__).parents[1] / "zoo"
 NEEDS = {"v5": "mujoco", "LunarLander": "Box2D", "BipedalWalker": "Box2D"}
 HERE = {"n_timesteps", "policy", "policy_kwargs", "callback", "noise_type", "noise_std"}
-ELSEWHERE = {"n_envs", "normalize"}  # rl-zoo's own business
+ELSEWHERE = {"n_envs", "normalize", "env_wrapper"}  # rl-zoo's own business
 ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
 REPLAY = {
     **{"learning_starts": 8, "buffer_size": 200, "batch_size": 16},
@@ -62,7 +63,8 @@ def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) ->
     with warnings.catch_warnings():
         # Box2D's bindings, at their first import
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        world = gym.make(env)
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")  # RescaleObservation
+        world = maker(env, {}, tuple(entry.get("env_wrapper", ())))()
     if entry.get("noise_type") == "normal":
         n = world.action_space.shape[0]  # type: ignore[index]
         rules["action_noise"] = NormalActionNoise(np.zeros(n), np.full(n, entry["noise_std"]))
@@ -90,8 +92,7 @@ def test_atari_s_entry_trains_on_frames(algo: str) -> None:
     env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 1, seed=0), entry["frame_stack"])
     module, _, name = entry["policy"].rpartition(".")
     rules = {key: _rate(value) for key, value in entry.items() if key not in HERE | ELSEWHERE}
-    for done in ("env_wrapper", "frame_stack"):
-        rules.pop(done)
+    rules.pop("frame_stack")
     rules |= {**ROLLOUT, "n_steps": 8, "batch_size": 4} if algo == "ppo" else REPLAY
     rules |= {} if algo == "ppo" else {"batch_size": 2, "buffer_size": 50}
     keywords = eval(entry["policy_kwargs"], {"dict": dict})

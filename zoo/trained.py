@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def train(run: dict, logs: Path) -> dict:
     command += ["--seed", str(run["seed"]), "-n", str(run["n"]), "--eval-freq", "-1"]
     command += ["--num-threads", "1", "--verbose", "0"]
     if spiking or not in_rl_zoo(algo, env):
-        command += ["--conf-file", str(HERE / f"{algo}.yml"), "--gym-packages", "spikerl"]
+        command += ["--conf-file", str(HERE / f"{algo}.yml"), "--gym-packages", *registered(env)]
     if run["changes"]:
         command += ["--hyperparams", *run["changes"]]
     begun = time.time()
@@ -53,6 +54,14 @@ def train(run: dict, logs: Path) -> dict:
     found = returns(algo, env, trained)
     versions = {name: version(name) for name in PACKAGES}
     return {**run, "seconds": seconds, "returns": found, "versions": versions}
+
+
+def registered(env: str) -> list[str]:
+    """The modules whose import registers an environment, imported here too."""
+    modules = ["spikerl", *(["spikerl.envs.minatar"] if env.startswith("MinAtar/") else [])]
+    for module in modules:
+        import_module(module)
+    return modules
 
 
 def in_rl_zoo(algo: str, env: str) -> bool:
