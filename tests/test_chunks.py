@@ -95,17 +95,18 @@ def test_no_gradient_is_made_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) 
         for part in layer:
             part.requires_grad_(False)
     layers[1][0].requires_grad_(True)
-    made: list[list[bool]] = []
+    made: list[Any] = []
     backward = chunks._Chunks.backward
 
     def seen(self: chunks._Chunks, chunk: Any, given: Any, found: Any, g_x: Any) -> None:
         made.extend([part is not None for part in parts] for parts in found)
+        made.append(g_x is not None)
         backward(self, chunk, given, found, g_x)
 
     monkeypatch.setattr(chunks._Chunks, "backward", seen)
     fire_stack(x, layers, rules(), T).sum().backward()
     nothing = [False] * 5
-    assert made == [nothing, [True, *nothing[1:]], nothing]
+    assert made == [nothing, [True, *nothing[1:]], nothing, False]
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -130,7 +131,7 @@ def test_a_graph_is_given_back_with_its_result(
             found.sum().backward()
         assert learned or all(kept() is not None for kept in potentials[:2])
         del found
-        assert len(potentials) == 4 if learned else 2
+        assert len(potentials) == (4 if learned else 2)
         assert all(kept() is None for kept in potentials)
         del stack
         assert weight() is None

@@ -23,6 +23,7 @@ import rl_zoo3
 import rl_zoo3.import_envs  # registers those without velocities
 import torch
 import yaml
+from huggingface_sb3 import EnvironmentName  # as rl-zoo names folders and files
 from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -50,16 +51,11 @@ def train(run: dict, logs: Path) -> dict:
     begun = time.time()
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
     seconds = time.time() - begun
-    runs = (folder / algo).glob(f"{env_name(env)}_*")
+    runs = (folder / algo).glob(f"{EnvironmentName(env)}_*")
     trained = max(runs, key=lambda path: path.stat().st_mtime)
     found = returns(algo, env, trained)
     versions = {name: version(name) for name in PACKAGES}
     return {**run, "seconds": seconds, "returns": found, "versions": versions}
-
-
-def env_name(env: str) -> str:
-    """As rl-zoo has it in the names of folders and files."""
-    return env.replace("/", "-")
 
 
 def registered(env: str) -> list[str]:
@@ -78,10 +74,10 @@ def in_rl_zoo(algo: str, env: str) -> bool:
 
 def returns(algo: str, env: str, trained: Path, episodes: int = 30) -> list[float]:
     """Returns of the last model of a run, in the environment that rl-zoo's enjoy would make."""
-    saved, stats = get_saved_hyperparams(str(trained / env_name(env)), norm_reward=False)
+    saved, stats = get_saved_hyperparams(str(trained / EnvironmentName(env)), norm_reward=False)
     how = {"n_envs": 1, "seed": 1000, "should_render": False}
     test = create_test_env(env, stats_path=stats, hyperparams=saved, **how)
-    model = ALGOS[algo].load(trained / f"{env_name(env)}.zip", device="cpu")
+    model = ALGOS[algo].load(trained / f"{EnvironmentName(env)}.zip", device="cpu")
     found, _ = evaluate_policy(model, test, episodes, return_episode_rewards=True)
     return [float(value) for value in found]
 

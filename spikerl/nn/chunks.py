@@ -19,7 +19,7 @@ from spikerl.nn import kernels
 from spikerl.nn.firing import Numbers, Rule, fire_in_turn, joined
 
 NUMBERS = 262_144  # of one array of a chunk, [T, rows, N]: 1 MiB
-PARTS = 5  # of a layer: weight [N, n_in], bias, decay, threshold and v_init [N]
+PARTS = 5  # of a layer, see Numbers
 ROOMS = 4  # shapes of stacks whose arrays are kept
 
 # glibc returns freed memory to the system when more is free than twice the largest block that was
