@@ -81,6 +81,11 @@ class Capabilities:
     max_sessions: int | None = None
     hardware: bool = False
 
+    @property
+    def can_read_out(self) -> bool:
+        """Whether the potential of a read-out is both given back and promised to be right."""
+        return bool({"potential", "potentials"} & self.records) and self.exactness == "potentials"
+
 
 def rules_of(capabilities: Capabilities) -> dict[str, Any]:
     """The reset, delay_steps and weight_bits a network must have to run there.

@@ -51,7 +51,5 @@ def trial_problems(backend: BackendEntry) -> list[str]:
 
 def two_neurons(capabilities: Capabilities) -> SpikingNetwork:
     """A network a back end can run: one neuron, and one that fires, or is read out, after it."""
-    readable = {"potential", "potentials"} & capabilities.records
-    reads = bool(readable) and capabilities.exactness == "potentials"
-    both = SpikingNetwork((Dense([[1.0]]), Dense([[1.0]], spiking=not reads)))
-    return under_rules(both, capabilities)
+    last = Dense([[1.0]], spiking=not capabilities.can_read_out)
+    return under_rules(SpikingNetwork((Dense([[1.0]]), last)), capabilities)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from spikerl.backends.base import Backend, Capabilities, capability_problems
 from spikerl.network import Dense, SpikingNetwork
 from spikerl.testing.check import Catalogue, exact, fail
-from spikerl.testing.dyadic import can_read_out
 from spikerl.testing.neuron import neurons
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def _network(c: Capabilities) -> SpikingNetwork:
         weight = np.concatenate([weight, -weight], axis=1)
     hidden = neurons(c, weight, bias=[0.125] * 6 if c.bias else None)
     values = np.array([[4, -2, 1, 0, 3, -1], [1, 1, 2, 2, -2, 1], [-2, 4, 0, 2, -1, 3]]) / 4
-    if not can_read_out(c):
+    if not c.can_read_out:
         return SpikingNetwork((hidden, neurons(c, values)))
     # Small biases of their own: a potential within the tolerance must not decide between equals.
     apart = [0.0, 2.0**-9, 2.0**-8] if c.bias else None

@@ -78,15 +78,10 @@ def output(
     rng: Generator, c: Capabilities, weight: FloatArray, readout: bool, **fields: Any
 ) -> Dense:
     """A last layer: a read-out if its potential is promised and wanted, else one that fires."""
-    if readout and can_read_out(c):
+    if readout and c.can_read_out:
         kept = {k: v for k, v in fields.items() if k in ("decay", "v_min", "current_decay")}
         return layer(rng, c, weight, spiking=False, **kept)
     return layer(rng, c, weight, delay_steps=c.min_delay_steps, **fields)
-
-
-def can_read_out(c: Capabilities) -> bool:
-    """Whether the potential of a read-out is both given back and promised to be right."""
-    return bool({"potential", "potentials"} & c.records) and c.exactness == "potentials"
 
 
 def convolutional(rng: Generator, c: Capabilities, **fields: Any) -> SpikingNetwork:

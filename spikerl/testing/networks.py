@@ -55,7 +55,7 @@ def matches_reference(backend: Backend) -> None:
             network = dyadic.stack(rng, c, reset=reset, readout=readout)
             where = f"reset={reset!r}"
             _match(backend, network, 20 + seed, where=where)
-            if not dyadic.can_read_out(c):
+            if not c.can_read_out:
                 break  # both networks would be the same
         if {"current", "spikes"} <= c.drive:
             with opened(backend, network, 3) as session:
@@ -270,11 +270,7 @@ def _real_valued(c: Capabilities) -> list[SpikingNetwork]:
         for before, after in ((n_in, hidden), (hidden, hidden))
     ]
     weight = rng.normal(0.0, 0.5, (n_out, hidden))
-    last = (
-        Dense(weight=weight, spiking=False)
-        if dyadic.can_read_out(c)
-        else Dense(weight=weight, **shared)
-    )
+    last = Dense(weight=weight, spiking=False) if c.can_read_out else Dense(weight=weight, **shared)
     made = [SpikingNetwork((*layers, last))]
     if "Conv2d" in c.layers:
         conv = Conv2d(weight=rng.normal(0.1, 0.5, (2, 2, 3, 3)), input_shape=(2, 4, 5), **shared)
