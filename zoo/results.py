@@ -86,7 +86,7 @@ float64, as the deployed network decides). "Products" are the matrix products of
 float32, the floor of any method that multiplies. What is aimed at is missed where memory is the
 limit: training 64-64 at batch 256 moves a megabyte per array of all steps through the second-level
 cache, acting 256-256 at batch 8 looks at all weights, which may have changed, and adds rows of them
-in float64. On CUDA nothing was measured.
+in float64. On CUDA nothing was measured, for want of a GPU; `--device cuda` does it.
 """
 SOAK = """
 ## Soak

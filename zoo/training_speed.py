@@ -1,11 +1,13 @@
 """Training and acting speed of spiking layers beside other libraries, in one interleaved run.
 
     python zoo/training_speed.py [--seconds 1.0]     writes zoo/speed.jsonl, CPU times in ms
+    python zoo/training_speed.py --device cuda       prints the rows only, in ms by the clock
 
 Nets are 8-h-h-4 of leaky neurons, reset by subtraction where a library has it, arctan surrogate,
 the mean over T steps behind a linear read-out, one thread. Libraries that are not installed are
 left out: spikingjelly 2, snntorch 1, norse 1.1. They take turns of TURN calls, so that each works
-with its own numbers in the caches. zoo/results.md is written anew.
+with its own numbers in the caches. zoo/results.md is written anew. On a GPU spikingjelly takes its
+own fused loops.
 """
 
 import argparse
@@ -142,26 +144,37 @@ LIBRARIES = {
 }
 
 
-def interleaved(jobs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median CPU time of each job in ms, all of them in turn."""
+def processor() -> float:
+    return time.process_time()
+
+
+def gpu() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def interleaved(
+    jobs: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = processor
+) -> dict[str, float]:
+    """Median time of each job in ms, all of them in turn."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
         job(), job()
-    end = time.process_time() + seconds
-    while time.process_time() < end or len(times["spikerl"]) < 5:
+    end = clock() + seconds
+    while clock() < end or len(times["spikerl"]) < 5:
         for name, job in jobs.items():
-            start = time.process_time()
+            start = clock()
             for _ in range(TURN):
                 job()
-            times[name].append((time.process_time() - start) / TURN)
+            times[name].append((clock() - start) / TURN)
     return {name: 1e3 * float(np.median(found)) for name, found in times.items()}
 
 
-def products(h: int, steps: int, batch: int, backward: bool) -> Callable[[], object]:
+def products(h: int, steps: int, batch: int, backward: bool, device: str) -> Callable[[], object]:
     """The matrix products of a pass alone; the first layer's input is the same at every step."""
-    x, spikes, counts = torch.randn(batch, 8), torch.randn(steps * batch, h), torch.randn(batch, h)
-    first, second, last = torch.randn(h, 8), torch.randn(h, h), torch.randn(4, h)
-    g = torch.randn(batch, 4)
+    shapes = ((batch, 8), (steps * batch, h), (batch, h), (h, 8), (h, h), (4, h), (batch, 4))
+    made = (torch.randn(shape, device=device) for shape in shapes)
+    x, spikes, counts, first, second, last, g = made
 
     def run() -> None:
         x @ first.t(), spikes @ second.t(), counts @ last.t()
@@ -194,7 +207,9 @@ def acting(net: nn.Module, x: torch.Tensor) -> Callable[[], object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args()
+    device, clock = options.device, processor if options.device == "cpu" else gpu
     torch.set_num_threads(1)
     torch.manual_seed(0)
     usable = {}
@@ -209,14 +224,17 @@ if __name__ == "__main__":
         for h in (64, 256):
             for batch in batches:
                 for steps in (4, 8, 16):
-                    x = torch.randn(batch, 8)
-                    jobs = {name: job(make(h, steps), x) for name, make in usable.items()}
-                    jobs["products"] = products(h, steps, batch, what == "train")
-                    ms = interleaved(jobs, seconds)
+                    x = torch.randn(batch, 8, device=device)
+                    jobs = {
+                        name: job(make(h, steps).to(device), x) for name, make in usable.items()
+                    }
+                    jobs["products"] = products(h, steps, batch, what == "train", device)
+                    ms = interleaved(jobs, options.seconds, clock)
                     row = {"what": what, "hidden": h, "batch": batch, "T": steps}
                     rows.append({**row, "products": ms.pop("products"), "ms": ms})
                     print(rows[-1], flush=True)
-    Path(__file__).with_name("speed.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), "utf-8"
-    )
-    results.write()
+    if device == "cpu":
+        Path(__file__).with_name("speed.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), "utf-8"
+        )
+        results.write()

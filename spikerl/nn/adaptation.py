@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikerl.nn.firing import derivative, runs_compiled
+from spikerl.nn.firing import derivative, runs_compiled, runs_fused
 from spikerl.nn.kernels import bend_row, compiled
 from spikerl.nn.surrogates import Surrogate
 
@@ -66,6 +66,18 @@ class _FireAdaptive(torch.autograd.Function):
                 before.numpy(),
                 lifts.numpy(),
             )
+        elif fused := runs_fused(current, "fused_adaptation"):
+            fused.forward(
+                current.detach(),
+                v,
+                decay.detach(),
+                threshold,
+                lift=(beta, rho),
+                zero=zero,
+                spikes=spikes,
+                before=before,
+                lifts=lifts,
+            )
         else:
             lift = torch.zeros_like(v)
             for t in range(steps):
@@ -88,8 +100,10 @@ class _FireAdaptive(torch.autograd.Function):
         earlier = torch.cat([start[None], before[:-1]])
         fired = torch.cat([torch.zeros_like(start)[None], spikes[:-1]])
         earlier = earlier * (1 - fired) if zero else earlier - fired * threshold
-        if runs_compiled(before) and not torch.is_grad_enabled():
-            g_u, g_v = torch.empty_like(before), g_v.clone(memory_format=torch.contiguous_format)
+        twice = torch.is_grad_enabled()
+        g_v = g_v.clone(memory_format=torch.contiguous_format)
+        if runs_compiled(before) and not twice:
+            g_u = torch.empty_like(before)
             _backward(
                 g_spikes.contiguous().numpy(),
                 g_v.numpy(),
@@ -102,6 +116,21 @@ class _FireAdaptive(torch.autograd.Function):
                 code,
                 int(detach),
                 g_u.numpy(),
+            )
+        elif (fused := runs_fused(before, "fused_adaptation")) and not twice:
+            g_u = torch.empty_like(before)
+            fused.backward(
+                g_spikes.contiguous(),
+                g_v,
+                (spikes, before, lifts),
+                decay.detach(),
+                threshold,
+                lift=(beta, rho),
+                zero=zero,
+                code=code,
+                slope=slope,
+                detach=detach,
+                g_u=g_u,
             )
         else:
             g_a, rows = torch.zeros_like(g_v), []

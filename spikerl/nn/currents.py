@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikerl.nn.firing import runs_compiled, runs_fused
 from spikerl.nn.kernels import compiled
 
 
@@ -16,7 +17,7 @@ def filtered(current: Tensor, decay: float, sim_steps: int) -> Tensor:
 
     The synaptic current of spikerl.network. current: [T, B, N], or [1, B, N] for every step.
     """
-    if current.device.type != "cpu" or current.dtype is not torch.float32:
+    if not runs_compiled(current) and not runs_fused(current):
         return _stepped(current, decay, sim_steps)
     found: Tensor = _apply(current, decay, sim_steps)
     return found
@@ -35,7 +36,10 @@ class _Filter(torch.autograd.Function):
     def forward(ctx: Any, current: Tensor, decay: float, sim_steps: int) -> Tensor:
         ctx.rules = (decay, len(current) == 1)
         flow = current.new_empty((sim_steps, *current.shape[1:]))
-        _forward(current.detach().contiguous().numpy(), np.float32(decay), flow.numpy())
+        if runs_compiled(current):
+            _forward(current.detach().contiguous().numpy(), np.float32(decay), flow.numpy())
+        else:
+            runs_fused(current).filter_steps(current.detach(), decay, flow)
         return flow
 
     @staticmethod

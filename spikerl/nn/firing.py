@@ -1,7 +1,7 @@
 """fire(): all T steps of a layer as one differentiable function. Imports torch and the kernels.
 
-On the CPU in float32 the loops are compiled; elsewhere they are torch operations of the same
-equations, step by step.
+On the CPU in float32 the loops are compiled, on a CUDA device fused (see fused.py); elsewhere they
+are torch operations of the same equations, step by step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,18 @@ class _Fire(torch.autograd.Function):
                 before.numpy().reshape(-1, *shape),
                 counts.numpy().reshape(shape),
             )
+        elif fused := runs_fused(current):
+            fused.forward(
+                current.detach(),
+                v,
+                decay.detach(),
+                threshold,
+                zero=zero,
+                counted=counted,
+                spikes=spikes,
+                before=before,
+                counts=counts,
+            )
         else:
             for t in range(steps):
                 u = decay * v + current[0 if len(current) == 1 else t]
@@ -130,7 +144,8 @@ class _Fire(torch.autograd.Function):
         if g_spikes is None or not wanted:
             g_spikes = before.new_empty((0, *start.shape))
         g_counts = torch.zeros_like(start) if g_counts is None else g_counts.contiguous()
-        g_v = torch.zeros_like(start) if g_v is None else g_v.clone()
+        dense = torch.contiguous_format
+        g_v = torch.zeros_like(start) if g_v is None else g_v.clone(memory_format=dense)
         g_current = torch.zeros_like(before[:1]) if constant else torch.empty_like(before)
         shape, many = joined(*start.shape)
         g_decay = decay.new_zeros(many * len(decay))
@@ -155,6 +170,23 @@ class _Fire(torch.autograd.Function):
                 int(ctx.needs_input_grad[2]),
             )
             g_decay = g_decay.view(many, -1).sum(0)
+        elif (fused := runs_fused(before)) and not torch.is_grad_enabled():
+            g_decay = fused.backward(
+                g_spikes.contiguous(),
+                g_counts,
+                g_v,
+                before,
+                start.detach(),
+                decay.detach(),
+                threshold,
+                zero=zero,
+                code=code,
+                slope=slope,
+                detach=detach,
+                counted=counted,
+                g_current=g_current,
+                learned=ctx.needs_input_grad[2],
+            )
         else:
             for t in reversed(range(steps)):
                 u = before[t]
@@ -205,6 +237,20 @@ def joined(rows: int, width: int) -> tuple[tuple[int, int], int]:
 def runs_compiled(tensor: Tensor) -> bool:
     """Whether there are compiled loops for it."""
     return tensor.device.type == "cpu" and tensor.dtype is torch.float32
+
+
+def runs_fused(tensor: Tensor, name: str = "fused") -> Any:
+    """The module of that name where its loops are for a tensor, else None."""
+    fits = tensor.device.type == "cuda" and tensor.dtype in (torch.float32, torch.float64)
+    return _loops(name) if fits else None
+
+
+@cache
+def _loops(name: str) -> Any:
+    try:
+        return import_module(f"spikerl.nn.{name}")
+    except ImportError:  # a torch without triton, as on Windows
+        return None
 
 
 def derivative(x: Tensor, code: int, slope: float) -> Tensor:

@@ -1,0 +1,182 @@
+"""fire_adaptive() on a CUDA device: all T steps in one launch each way. See fused.py."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from spikerl.nn.fused import BLOCK, bend, looped, reset, steepness
+
+
+@looped
+def forward_kernel(  # type: ignore[no-untyped-def]
+    current,
+    v,
+    decay,
+    theta,
+    spikes,
+    before,
+    lifts,
+    steps,
+    neurons,
+    width,
+    beta: tl.constexpr,
+    rho: tl.constexpr,
+    zero: tl.constexpr,
+    constant: tl.constexpr,
+    block: tl.constexpr,
+):
+    """See adaptation.fire_adaptive()."""
+    place = tl.program_id(0) * block + tl.arange(0, block)
+    inside = place < neurons
+    leak = tl.load(decay + place % width, mask=inside, other=0.0)
+    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    potential = tl.load(v + place, mask=inside, other=0.0)
+    lift = tl.zeros_like(potential)
+    drive, kept, sent, lifted = current + place, before + place, spikes + place, lifts + place
+    for _ in range(steps):
+        u = leak * potential + tl.load(drive, mask=inside, other=0.0)
+        fired = u >= level + beta * lift
+        tl.store(kept, u, mask=inside)
+        tl.store(lifted, lift, mask=inside)
+        tl.store(sent, tl.where(fired, 1.0, 0.0), mask=inside)
+        lift = rho * lift + tl.where(fired, 1.0, 0.0)
+        potential = reset(u, fired, level, zero)
+        kept += neurons
+        lifted += neurons
+        sent += neurons
+        if not constant:
+            drive += neurons
+    tl.store(v + place, potential, mask=inside)
+
+
+@looped
+def backward_kernel(  # type: ignore[no-untyped-def]
+    g_spikes,
+    g_v,
+    spikes,
+    before,
+    lifts,
+    decay,
+    theta,
+    g_current,
+    slope,
+    steps,
+    neurons,
+    width,
+    beta: tl.constexpr,
+    rho: tl.constexpr,
+    zero: tl.constexpr,
+    code: tl.constexpr,
+    detach: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The gradients by current [T, B, N] and v."""
+    place = tl.program_id(0) * block + tl.arange(0, block)
+    inside = place < neurons
+    leak = tl.load(decay + place % width, mask=inside, other=0.0)
+    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    after = tl.load(g_v + place, mask=inside, other=0.0)
+    g_lift = tl.zeros_like(after)
+    last = tl.cast(steps - 1, tl.int64) * neurons + place
+    given, sent, kept, lifted = g_spikes + last, spikes + last, before + last, lifts + last
+    out = g_current + last
+    for _ in range(steps):
+        u = tl.load(kept, mask=inside, other=0.0)
+        g_s = tl.load(given, mask=inside, other=0.0) + g_lift
+        if not detach:
+            if zero:
+                g_s -= u * after
+            else:
+                g_s -= level * after
+        free = u - beta * tl.load(lifted, mask=inside, other=0.0)
+        g_x = g_s * bend(free, level, slope, code) / level
+        if zero:
+            after *= 1.0 - tl.load(sent, mask=inside, other=0.0)
+        g_u = g_x + after
+        tl.store(out, g_u, mask=inside)
+        g_lift = rho * g_lift - beta * g_x
+        after = leak * g_u
+        given -= neurons
+        sent -= neurons
+        kept -= neurons
+        lifted -= neurons
+        out -= neurons
+    tl.store(g_v + place, after, mask=inside)
+
+
+def forward(
+    current: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    threshold: Tensor,
+    *,
+    lift: tuple[float, float],
+    zero: bool,
+    spikes: Tensor,
+    before: Tensor,
+    lifts: Tensor,
+) -> None:
+    """All steps of a layer; v [B, N] goes on in place, the last three [T, B, N] are filled.
+
+    current: [T, B, N], or [1, B, N] for the same at every step.  decay, threshold: [N].
+    lift:    adaptation and adaptation_decay.
+    """
+    if v.numel():
+        forward_kernel[(triton.cdiv(v.numel(), BLOCK),)](
+            current.contiguous(),
+            v,
+            decay.contiguous(),
+            threshold.contiguous(),
+            spikes,
+            before,
+            lifts,
+            len(before),
+            v.numel(),
+            v.shape[1],
+            *lift,
+            zero=zero,
+            constant=len(current) == 1,
+            block=BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def backward(
+    g_spikes: Tensor,
+    g_v: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor],
+    decay: Tensor,
+    threshold: Tensor,
+    *,
+    lift: tuple[float, float],
+    zero: bool,
+    code: int,
+    slope: float,
+    detach: bool,
+    g_u: Tensor,
+) -> None:
+    """Fills g_u [T, B, N]; g_v [B, N] of the final v ends as that of the first.
+
+    kept: spikes, potentials before the reset and lifts of forward().
+    """
+    if g_v.numel():
+        backward_kernel[(triton.cdiv(g_v.numel(), BLOCK),)](
+            g_spikes,
+            g_v,
+            *kept,
+            decay.contiguous(),
+            threshold.contiguous(),
+            g_u,
+            steepness(code, slope),
+            len(g_u),
+            g_v.numel(),
+            g_v.shape[1],
+            *lift,
+            zero=zero,
+            code=code,
+            detach=detach,
+            block=BLOCK,
+            enable_fp_fusion=False,
+        )

@@ -1,0 +1,179 @@
+"""The fused loops beside the steps one by one; run by test_fused.py, in a process of its own.
+
+On a CUDA device, or on the CPU where TRITON_INTERPRET=1 has Triton interpret its kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spikerl.nn import (
+    SURROGATES,
+    Neuron,
+    SpikingMLP,
+    Surrogate,
+    adaptation,
+    currents,
+    firing,
+    fused,
+    fused_adaptation,
+)
+from spikerl.nn.adaptation import fire_adaptive
+from spikerl.nn.currents import filtered
+from spikerl.nn.firing import fire
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+T, B, N = 6, 45, 7  # three programs, the last not full
+
+
+def of_the_name(tensor: Tensor, name: str = "fused") -> Any:
+    return import_module(f"spikerl.nn.{name}")
+
+
+def in_steps(tensor: Tensor, name: str = "fused") -> Any:
+    return None
+
+
+def both(call: Callable[[], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """What the fused loops find and what the steps do; interpreted, they take CPU tensors."""
+    found = []
+    for loops in (of_the_name, in_steps):
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (firing, adaptation, currents):
+                patch.setattr(module, "runs_fused", loops)
+                patch.setattr(module, "runs_compiled", lambda tensor: False)
+            found.append(call())
+    return found[0], found[1]
+
+
+def passes(
+    function: Any, dtype: torch.dtype, steps: int, *, spikes: bool = True, **rules: Any
+) -> list[Tensor]:
+    """Spikes, counts and potentials of a layer, and the gradients by current, potential, decay."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+
+    given = [normal(steps, B, N) * 0.8 + 0.6, normal(B, N) * 0.3, torch.sigmoid(normal(N))]
+    current, v, decay = (part.requires_grad_() for part in given)
+    threshold = normal(N).abs() + 0.5
+    made = function(current, v, decay, threshold, sim_steps=T, spikes=spikes, **rules)
+    weights = [normal(*part.shape) for part in made]
+    weights[2] = weights[2].t().contiguous().t()  # numbers that do not lie in rows
+    sum((part * weight).sum() for part, weight in zip(made, weights, strict=True)).backward()
+    return [*(part.detach() for part in made), *(part.grad for part in given)]
+
+
+def the_same(found: list[Tensor], wanted: list[Tensor]) -> None:
+    """Spikes, counts and potentials to the bit, gradients but for rounding."""
+    for mine, other in zip(found[:3], wanted[:3], strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    for mine, other in zip(found[3:], wanted[3:], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+    assert 0.05 < float(found[1].mean()) / T < 0.9
+    assert all(bool(part.any()) for part in found[3:])
+
+
+SUMS = [(T, True), (T - 2, True), (T, False)]  # steps that are counted, whether spikes are wanted
+INPUTS = [(T, torch.float32), (1, torch.float32), (T, torch.float64)]
+CASES = [
+    *product(["arctan"], [False, True], [False, True], SUMS, INPUTS),
+    *product(SURROGATES, [False, True], [False], SUMS[:1], INPUTS),
+]
+
+
+@pytest.mark.parametrize(("name", "zero", "detach_reset", "sums", "inputs"), CASES, ids=str)
+def test_spikes_are_those_of_the_steps_one_by_one_and_so_are_gradients(
+    name: str,
+    zero: bool,
+    detach_reset: bool,
+    sums: tuple[int, bool],
+    inputs: tuple[int, torch.dtype],
+) -> None:
+    (counted, spikes), (steps, dtype) = sums, inputs
+    rules = {"zero": zero, "detach_reset": detach_reset, "counted": counted, "spikes": spikes}
+    the_same(*both(lambda: passes(fire, dtype, steps, surrogate=Surrogate(name, 1.3), **rules)))
+
+
+@pytest.mark.parametrize(("steps", "dtype"), INPUTS, ids=str)
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("zero", [False, True])
+def test_thresholds_adapt_as_in_the_steps_one_by_one(
+    zero: bool, detach_reset: bool, steps: int, dtype: torch.dtype
+) -> None:
+    rules = {"zero": zero, "detach_reset": detach_reset, "counted": T - 1}
+    lift = {"adaptation": 0.3, "adaptation_decay": 0.9, "surrogate": Surrogate("triangle", 0.7)}
+    the_same(*both(lambda: passes(fire_adaptive, dtype, steps, **lift, **rules)))
+
+
+@pytest.mark.parametrize(("steps", "dtype"), INPUTS, ids=str)
+def test_currents_flow_as_in_the_steps_one_by_one(steps: int, dtype: torch.dtype) -> None:
+    def call() -> list[Tensor]:
+        torch.manual_seed(0)
+        current = torch.randn(steps, B, N, device=DEVICE, dtype=dtype, requires_grad=True)
+        flow = filtered(current, 0.7, T)
+        (flow * torch.randn_like(flow)).sum().backward()
+        assert current.grad is not None
+        return [flow.detach(), current.grad]
+
+    found, wanted = both(call)
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=0)
+    torch.testing.assert_close(found[1], wanted[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["PLIF", "CLIF", "ALIF"])
+def test_a_stack_learns_and_decides_with_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    own = fused_adaptation if kind == "ALIF" else fused
+    for module, name in ((own, "forward"), (own, "backward"), (fused, "filter_steps")):
+        usual = getattr(module, name)
+
+        def watched(*given: Any, _name: str = name, _usual: Any = usual, **rules: Any) -> Any:
+            called.append(_name)
+            return _usual(*given, **rules)
+
+        monkeypatch.setattr(module, name, watched)
+
+    def call() -> list[Tensor]:
+        torch.manual_seed(0)
+        neuron = Neuron(kind, delay_steps=1, reset="zero")
+        stack = SpikingMLP(3, [8, 8], sim_steps=T, neuron=neuron).to(DEVICE)
+        rows = torch.randn(9, 3).to(DEVICE)
+        rates = stack.rates(rows)[-1]
+        rates.square().sum().backward()
+        assert rates.any()
+        with torch.no_grad():
+            decided = stack.eval()._in_turn(rows[None].double())[-1]
+        return [rates.detach(), decided, *(part.grad for part in stack.parameters())]
+
+    found, wanted = both(call)
+    filters = 6 if kind == "CLIF" else 0  # twice in training, once there and once back, and acting
+    times = {name: called.count(name) for name in ("forward", "backward", "filter_steps")}
+    assert times == {"forward": 4, "backward": 2, "filter_steps": filters}
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_no_rows_are_no_spikes() -> None:
+    def call() -> list[Tensor]:
+        nothing = torch.zeros(T, 0, N, device=DEVICE, requires_grad=True)
+        decay = torch.full((N,), 0.5, device=DEVICE, requires_grad=True)
+        start, ones = torch.zeros(0, N, device=DEVICE), torch.ones(N, device=DEVICE)
+        made = fire(nothing, start, decay, ones, sim_steps=T, zero=True, surrogate=Surrogate())
+        assert [part.shape for part in made] == [(T, 0, N), (0, N), (0, N)]
+        made[1].sum().backward()
+        assert decay.grad is not None
+        return [decay.grad]
+
+    found, wanted = both(call)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
