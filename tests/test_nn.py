@@ -153,17 +153,6 @@ def test_gradients_are_those_of_the_equations(
         )
 
 
-def test_gradients_of_potentials_may_lie_in_columns() -> None:
-    layer = SpikingLayer(nn.Linear(5, 6), Neuron("LIF"), (5,))
-    layer.learn_v_init()
-    rows, weights, found = torch.randn(1, 8, 5), torch.randn(6, 8), []
-    for turned in (False, True):
-        v = layer(rows, T)[2]
-        total = (weights * v.t() if turned else weights.t().contiguous() * v).sum()
-        found += torch.autograd.grad(total, [layer.v_init])
-    torch.testing.assert_close(*found)
-
-
 def test_weights_of_few_bits_are_trained_and_exported_as_rounded() -> None:
     stack = stack_of(weight_bits=4)
     layer = stack.to_layers()[0]

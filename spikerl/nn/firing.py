@@ -143,9 +143,10 @@ class _Fire(torch.autograd.Function):
         steps, zero, code, slope, detach, counted, wanted, constant = ctx.rules
         if g_spikes is None or not wanted:
             g_spikes = before.new_empty((0, *start.shape))
-        g_counts = torch.zeros_like(start) if g_counts is None else g_counts.contiguous()
-        dense = torch.contiguous_format
-        g_v = torch.zeros_like(start) if g_v is None else g_v.clone(memory_format=dense)
+        # own arrays, row by row, whatever the order of what is given
+        nothing = before.new_zeros(start.shape)
+        g_counts = nothing if g_counts is None else g_counts.contiguous()
+        g_v = (nothing if g_v is None else g_v).clone(memory_format=torch.contiguous_format)
         g_current = torch.zeros_like(before[:1]) if constant else torch.empty_like(before)
         shape, many = joined(*start.shape)
         g_decay = decay.new_zeros(many * len(decay))
