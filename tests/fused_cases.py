@@ -11,10 +11,13 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from torch import Tensor
 
+import spikerl
 from spikerl.nn import (
     SURROGATES,
     Neuron,
@@ -29,6 +32,7 @@ from spikerl.nn import (
 from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.currents import filtered
 from spikerl.nn.firing import fire
+from spikerl.policies import SpikingActorCriticPolicy
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -177,3 +181,16 @@ def test_no_rows_are_no_spikes() -> None:
 
     found, wanted = both(call)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_a_policy_trains_there_and_its_deployed_network_takes_the_same_actions() -> None:
+    model = PPO(
+        SpikingActorCriticPolicy, "Pendulum-v1", n_steps=64, n_epochs=2, device=DEVICE, seed=0
+    )
+    model.learn(128)
+    rows = np.random.default_rng(0).normal(0, 1, (500, 3)).astype(np.float32)
+    wanted, _ = model.predict(rows, deterministic=True)
+    with spikerl.HardwarePolicy(spikerl.convert(model), "cpu") as policy:
+        found, _ = policy.predict(rows)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
+    assert wanted.std() > 1e-3
