@@ -79,14 +79,17 @@ whole loop.
 SPEED = """
 ## Speed of training and acting
 
-`python zoo/training_speed.py` on two free vCPUs (AVX-512), one thread, torch 2.13.0 on the CPU,
-beside spikingjelly 2.0.0, snntorch 1.0.0 and norse 1.1.0 in one interleaved run: CPU milliseconds
-of one forward and backward pass ("train"), and of one decision without gradients ("act"; ours in
-float64, as the deployed network decides). "Products" are the matrix products of a pass alone, in
-float32, the floor of any method that multiplies. What is aimed at is missed where memory is the
-limit: training 64-64 at batch 256 moves a megabyte per array of all steps through the second-level
-cache, acting 256-256 at batch 8 looks at all weights, which may have changed, and adds rows of them
-in float64. On CUDA nothing was measured, for want of a GPU; `--device cuda` does it.
+`python zoo/training_speed.py` on two free vCPUs, one thread, torch 2.13.0 on the CPU, beside
+spikingjelly 2.0.0, snntorch 1.0.0 and norse 1.1.0 in one interleaved run: CPU milliseconds of one
+forward and backward pass ("train"), and of one decision without gradients ("act"; ours in float64,
+as the deployed network decides). "Products" are the matrix products of a pass alone, in float32,
+the floor of any method that multiplies. On CUDA nothing was measured, for want of a GPU;
+`--device cuda` does it.
+
+What is aimed at is reached on a machine with AVX2 alone. On a faster one, with AVX-512, it is
+missed where memory is the limit: training 64-64 at batch 256 moves a megabyte per array of all
+steps through the second-level cache, acting 256-256 at batch 8 looks at all weights, which may have
+changed, and adds rows of them in float64.
 """
 SOAK = """
 ## Soak
@@ -274,14 +277,13 @@ def speed(rows: list[Row]) -> str:
         ms, products = dict(row["ms"]), row["products"]
         ours = ms.pop("spikerl")
         cells = [f"{value:.2f}" for value in (ours, products, *ms.values())]
-        place = [row["what"], f"{row['hidden']}-{row['hidden']}", str(row["batch"]), str(row["T"])]
+        size = f"{row['hidden']}-{row['hidden']}"
+        place = [row["cpu"], row["what"], size, str(row["batch"]), str(row["T"])]
         wanted = aims[row["what"], row["hidden"]] if row["T"] == 16 else ""
         lines.append([*place, *cells, f"{min(ms.values()) / ours:.1f}", wanted])
     others = ", ".join(name for name in rows[0]["ms"] if name != "spikerl")
-    columns = (
-        f"what, hidden, batch, T, spikerl, products, {others}, fastest other / spikerl, wanted"
-    )
-    return table(columns, lines)
+    columns = f"cpu, what, hidden, batch, T, spikerl, products, {others}, fastest other / spikerl"
+    return table(f"{columns}, wanted", lines)
 
 
 def soak(trials: list[Row]) -> str:

@@ -24,6 +24,7 @@ from torch import nn
 from spikerl.nn import Neuron, SpikingMLP
 
 TURN = 10
+ROWS = Path(__file__).with_name("speed.jsonl")
 
 
 class Arctan(torch.autograd.Function):
@@ -219,6 +220,7 @@ if __name__ == "__main__":
         except ImportError:
             continue
         usable[name] = make
+    vectors = "AVX-512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
     rows = []
     for what, batches, job in (("train", (64, 256), trained), ("act", (1, 8), acting)):
         for h in (64, 256):
@@ -230,11 +232,10 @@ if __name__ == "__main__":
                     }
                     jobs["products"] = products(h, steps, batch, what == "train", device)
                     ms = interleaved(jobs, options.seconds, clock)
-                    row = {"what": what, "hidden": h, "batch": batch, "T": steps}
+                    row = {"cpu": vectors, "what": what, "hidden": h, "batch": batch, "T": steps}
                     rows.append({**row, "products": ms.pop("products"), "ms": ms})
                     print(rows[-1], flush=True)
     if device == "cpu":
-        Path(__file__).with_name("speed.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows), "utf-8"
-        )
+        others = [row for row in results.stored(ROWS.name) if row["cpu"] != vectors]
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in (*others, *rows)), "utf-8")
         results.write()
