@@ -158,6 +158,18 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(g_v + place, after, mask=inside)
 
 
+def launch(kernel: Any, rows: Tensor, *given: Any, **choices: Any) -> None:
+    """Run a kernel for the neurons of rows [B, N], if there are any, on their device."""
+    if rows.numel():
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+            kernel[(triton.cdiv(rows.numel(), BLOCK),)](
+                *given,
+                **choices,
+                block=BLOCK,
+                enable_fp_fusion=False,  # spikes are those of the steps one by one
+            )
+
+
 def forward(
     current: Tensor,
     v: Tensor,
@@ -175,9 +187,9 @@ def forward(
     current: [T, B, N], or [1, B, N] for the same at every step.  decay, threshold: [N].
     spikes:  [T, B, N], or no steps at all.  before: [T, B, N].  counts: [B, N].
     """
-    if not v.numel():
-        return
-    forward_kernel[(triton.cdiv(v.numel(), BLOCK),)](
+    launch(
+        forward_kernel,
+        v,
         current.contiguous(),
         v,
         decay.contiguous(),
@@ -192,8 +204,6 @@ def forward(
         zero=zero,
         constant=len(current) == 1,
         wanted=len(spikes) > 0,
-        block=BLOCK,
-        enable_fp_fusion=False,  # spikes are those of the steps one by one
     )
 
 
@@ -220,9 +230,9 @@ def backward(
     g_current: [T, B, N], or [1, B, N] to be summed over time, filled.
     """
     g_decay = torch.zeros_like(g_v if learned else g_v[:1])
-    if not g_v.numel():
-        return g_decay.sum(0)
-    backward_kernel[(triton.cdiv(g_v.numel(), BLOCK),)](
+    launch(
+        backward_kernel,
+        g_v,
         g_spikes,
         g_counts,
         g_v,
@@ -243,8 +253,6 @@ def backward(
         constant=len(g_current) == 1,
         wanted=len(g_spikes) > 0,
         learned=learned,
-        block=BLOCK,
-        enable_fp_fusion=False,
     )
     return g_decay.sum(0)
 
@@ -279,15 +287,5 @@ def filter_kernel(  # type: ignore[no-untyped-def]
 
 def filter_steps(current: Tensor, decay: float, flow: Tensor) -> None:
     """Fills flow [T, B, N] with the synaptic currents of current, [T, B, N] or [1, B, N]."""
-    if flow.numel():
-        neurons = flow[0].numel()
-        filter_kernel[(triton.cdiv(neurons, BLOCK),)](
-            current.contiguous(),
-            flow,
-            len(flow),
-            neurons,
-            decay=decay,
-            constant=len(current) == 1,
-            block=BLOCK,
-            enable_fp_fusion=False,
-        )
+    given = (current.contiguous(), flow, len(flow), flow[0].numel())
+    launch(filter_kernel, flow[0], *given, decay=decay, constant=len(current) == 1)

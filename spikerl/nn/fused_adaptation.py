@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from spikerl.nn.fused import BLOCK, bend, looped, reset, steepness
+from spikerl.nn.fused import bend, launch, looped, reset, steepness
 
 
 @looped
@@ -123,24 +122,23 @@ def forward(
     current: [T, B, N], or [1, B, N] for the same at every step.  decay, threshold: [N].
     lift:    adaptation and adaptation_decay.
     """
-    if v.numel():
-        forward_kernel[(triton.cdiv(v.numel(), BLOCK),)](
-            current.contiguous(),
-            v,
-            decay.contiguous(),
-            threshold.contiguous(),
-            spikes,
-            before,
-            lifts,
-            len(before),
-            v.numel(),
-            v.shape[1],
-            *lift,
-            zero=zero,
-            constant=len(current) == 1,
-            block=BLOCK,
-            enable_fp_fusion=False,
-        )
+    launch(
+        forward_kernel,
+        v,
+        current.contiguous(),
+        v,
+        decay.contiguous(),
+        threshold.contiguous(),
+        spikes,
+        before,
+        lifts,
+        len(before),
+        v.numel(),
+        v.shape[1],
+        *lift,
+        zero=zero,
+        constant=len(current) == 1,
+    )
 
 
 def backward(
@@ -161,22 +159,21 @@ def backward(
 
     kept: spikes, potentials before the reset and lifts of forward().
     """
-    if g_v.numel():
-        backward_kernel[(triton.cdiv(g_v.numel(), BLOCK),)](
-            g_spikes,
-            g_v,
-            *kept,
-            decay.contiguous(),
-            threshold.contiguous(),
-            g_u,
-            steepness(code, slope),
-            len(g_u),
-            g_v.numel(),
-            g_v.shape[1],
-            *lift,
-            zero=zero,
-            code=code,
-            detach=detach,
-            block=BLOCK,
-            enable_fp_fusion=False,
-        )
+    launch(
+        backward_kernel,
+        g_v,
+        g_spikes,
+        g_v,
+        *kept,
+        decay.contiguous(),
+        threshold.contiguous(),
+        g_u,
+        steepness(code, slope),
+        len(g_u),
+        g_v.numel(),
+        g_v.shape[1],
+        *lift,
+        zero=zero,
+        code=code,
+        detach=detach,
+    )
