@@ -28,6 +28,7 @@ from spikerl.nn import (
     firing,
     fused,
     fused_adaptation,
+    stack,
 )
 from spikerl.nn.adaptation import fire_adaptive
 from spikerl.nn.currents import filtered
@@ -48,15 +49,36 @@ def in_steps(tensor: Tensor, name: str = "fused") -> Any:
 
 
 def both(call: Callable[[], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-    """What the fused loops find and what the steps do; interpreted, they take CPU tensors."""
-    found = []
-    for loops in (of_the_name, in_steps):
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (firing, adaptation, currents):
-                patch.setattr(module, "runs_fused", loops)
-                patch.setattr(module, "runs_compiled", lambda tensor: False)
-            found.append(call())
-    return found[0], found[1]
+    """What the fused loops find and what the steps do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if INTERPRETED:  # tensors of the CPU would go elsewhere
+            loops_are(of_the_name, patch)
+        found = call()
+    with pytest.MonkeyPatch.context() as patch:
+        loops_are(in_steps, patch)
+        return found, call()
+
+
+def loops_are(loops: Any, patch: pytest.MonkeyPatch) -> None:
+    """These, and no compiled ones."""
+    for module in (firing, adaptation, currents):
+        patch.setattr(module, "runs_fused", loops)
+    for module in (firing, adaptation, currents, stack):
+        patch.setattr(module, "runs_compiled", lambda tensor: False)
+
+
+def launches(patch: pytest.MonkeyPatch) -> list[Any]:
+    """The kernels launched from now on, as they are."""
+    called: list[Any] = []
+    usual = fused.launch
+
+    def launch(kernel: Any, *given: Any, **choices: Any) -> None:
+        called.append(kernel)
+        usual(kernel, *given, **choices)
+
+    for module in (fused, fused_adaptation):
+        patch.setattr(module, "launch", launch)
+    return called
 
 
 def passes(
@@ -82,8 +104,9 @@ def the_same(found: list[Tensor], wanted: list[Tensor]) -> None:
     """Spikes, counts and potentials to the bit, gradients but for rounding."""
     for mine, other in zip(found[:3], wanted[:3], strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    close = 1e-5 if found[0].dtype is torch.float32 else 1e-12
     for mine, other in zip(found[3:], wanted[3:], strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine, other, rtol=close, atol=close)
     assert 0.05 < float(found[1].mean()) / T < 0.9
     assert all(bool(part.any()) for part in found[3:])
 
@@ -137,33 +160,26 @@ def test_currents_flow_as_in_the_steps_one_by_one(steps: int, dtype: torch.dtype
 
 @pytest.mark.parametrize("kind", ["PLIF", "CLIF", "ALIF"])
 def test_a_stack_learns_and_decides_with_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-    own = fused_adaptation if kind == "ALIF" else fused
-    for module, name in ((own, "forward"), (own, "backward"), (fused, "filter_steps")):
-        usual = getattr(module, name)
-
-        def watched(*given: Any, _name: str = name, _usual: Any = usual, **rules: Any) -> Any:
-            called.append(_name)
-            return _usual(*given, **rules)
-
-        monkeypatch.setattr(module, name, watched)
+    called = launches(monkeypatch)
 
     def call() -> list[Tensor]:
         torch.manual_seed(0)
         neuron = Neuron(kind, delay_steps=1, reset="zero")
-        stack = SpikingMLP(3, [8, 8], sim_steps=T, neuron=neuron).to(DEVICE)
+        net = SpikingMLP(3, [8, 8], sim_steps=T, neuron=neuron).to(DEVICE)
         rows = torch.randn(9, 3).to(DEVICE)
-        rates = stack.rates(rows)[-1]
+        rates = net(rows)
         rates.square().sum().backward()
         assert rates.any()
         with torch.no_grad():
-            decided = stack.eval()._in_turn(rows[None].double())[-1]
-        return [rates.detach(), decided, *(part.grad for part in stack.parameters())]
+            decided = net.eval()._in_turn(rows[None].double())[-1]
+        return [rates.detach(), decided, *(part.grad for part in net.parameters())]
 
     found, wanted = both(call)
-    filters = 6 if kind == "CLIF" else 0  # twice in training, once there and once back, and acting
-    times = {name: called.count(name) for name in ("forward", "backward", "filter_steps")}
-    assert times == {"forward": 4, "backward": 2, "filter_steps": filters}
+    own = fused_adaptation if kind == "ALIF" else fused
+    filters = 6 if kind == "CLIF" else 0  # learning once there and once back, and deciding
+    assert called.count(own.forward_kernel) == 4
+    assert called.count(own.backward_kernel) == 2
+    assert called.count(fused.filter_kernel) == filters == len(called) - 6
     for mine, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
@@ -183,11 +199,17 @@ def test_no_rows_are_no_spikes() -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-def test_a_policy_trains_there_and_its_deployed_network_takes_the_same_actions() -> None:
+def test_a_policy_trains_with_them_and_its_deployed_network_takes_the_same_actions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if INTERPRETED:
+        loops_are(of_the_name, monkeypatch)
+    called = launches(monkeypatch)
     model = PPO(
         SpikingActorCriticPolicy, "Pendulum-v1", n_steps=64, n_epochs=2, device=DEVICE, seed=0
     )
     model.learn(128)
+    assert called.count(fused.backward_kernel) == 2 * 4  # layers, updates
     rows = np.random.default_rng(0).normal(0, 1, (500, 3)).astype(np.float32)
     wanted, _ = model.predict(rows, deterministic=True)
     with spikerl.HardwarePolicy(spikerl.convert(model), "cpu") as policy:

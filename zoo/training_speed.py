@@ -145,17 +145,13 @@ LIBRARIES = {
 }
 
 
-def processor() -> float:
-    return time.process_time()
-
-
-def gpu() -> float:
+def clock_of_gpu() -> float:
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def interleaved(
-    jobs: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = processor
+    jobs: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float]
 ) -> dict[str, float]:
     """Median time of each job in ms, all of them in turn."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
@@ -210,7 +206,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
-    device, clock = options.device, processor if options.device == "cpu" else gpu
+    device = options.device
+    clock = time.process_time if device == "cpu" else clock_of_gpu
     torch.set_num_threads(1)
     torch.manual_seed(0)
     usable = {}
@@ -220,7 +217,9 @@ if __name__ == "__main__":
         except ImportError:
             continue
         usable[name] = make
-    vectors = "AVX-512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
+    processor = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
+    if device != "cpu":
+        processor = torch.cuda.get_device_name(device)
     rows = []
     for what, batches, job in (("train", (64, 256), trained), ("act", (1, 8), acting)):
         for h in (64, 256):
@@ -232,10 +231,10 @@ if __name__ == "__main__":
                     }
                     jobs["products"] = products(h, steps, batch, what == "train", device)
                     ms = interleaved(jobs, options.seconds, clock)
-                    row = {"cpu": vectors, "what": what, "hidden": h, "batch": batch, "T": steps}
+                    row = {"cpu": processor, "what": what, "hidden": h, "batch": batch, "T": steps}
                     rows.append({**row, "products": ms.pop("products"), "ms": ms})
                     print(rows[-1], flush=True)
     if device == "cpu":
-        others = [row for row in results.stored(ROWS.name) if row["cpu"] != vectors]
+        others = [row for row in results.stored(ROWS.name) if row["cpu"] != processor]
         ROWS.write_text("".join(json.dumps(row) + "\n" for row in (*others, *rows)), "utf-8")
         results.write()

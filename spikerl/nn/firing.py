@@ -7,6 +7,7 @@ are torch operations of the same equations, step by step.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -249,9 +250,13 @@ def runs_fused(tensor: Tensor, name: str = "fused") -> Any:
 @cache
 def _loops(name: str) -> Any:
     try:
-        return import_module(f"spikerl.nn.{name}")
-    except ImportError:  # a torch without triton, as on Windows
+        loops = import_module(f"spikerl.nn.{name}")
+        loops.ready()
+    except Exception as error:  # whatever keeps Triton from working, the steps work without it
+        reason = f"Triton does not work here ({type(error).__name__}: {error})"
+        warnings.warn(f"layers fire step by step on CUDA, which is slower: {reason}", stacklevel=2)
         return None
+    return loops
 
 
 def derivative(x: Tensor, code: int, slope: float) -> Tensor:

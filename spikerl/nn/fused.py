@@ -2,7 +2,8 @@
 
 Imports torch and triton, which comes with torch builds for CUDA. A program has BLOCK neurons of
 [B, N], whose potentials stay in registers from step to step; only currents, potentials before the
-reset and spikes go through memory. Operations are those of fire() step by step, in their order.
+reset and spikes go through memory. Spikes and potentials are those of fire() step by step to the
+bit, gradients but for rounding.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128
+OPTIONS = {"enable_fp_fusion": False}  # a product is rounded before something is added to it
 
 jit: Callable[..., Any] = triton.jit
 looped: Callable[..., Any] = triton.jit(do_not_specialize=["steps", "counted"])
@@ -73,7 +75,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 @jit
 def bend(u, level, slope, code: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The surrogate's derivative by v, see surrogates.py; slope as given by steepness()."""
+    """The surrogate's derivative by v, see surrogates.py; slope as steepness() has it."""
     x = (u - level) / level
     if code == 0:
         d = 1.0 + slope * tl.abs(x)
@@ -122,6 +124,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     level = tl.load(theta + place % width, mask=inside, other=1.0)
     tally = tl.load(g_counts + place, mask=inside, other=0.0)
     after = tl.load(g_v + place, mask=inside, other=0.0)
+    a = tl.load(slope)
     drive, leaks, g_u = tl.zeros_like(after), tl.zeros_like(after), tl.zeros_like(after)
     last = tl.cast(steps - 1, tl.int64) * neurons + place
     kept, given, out = before + last, g_spikes + last, g_current + last
@@ -138,7 +141,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
                 g_s -= u * after
             else:
                 g_s -= level * after
-        g_u = g_s * bend(u, level, slope, code) / level
+        g_u = g_s * bend(u, level, a, code) / level
         if zero:
             g_u += tl.where(fired, 0.0, after)
         else:
@@ -159,15 +162,14 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def launch(kernel: Any, rows: Tensor, *given: Any, **choices: Any) -> None:
-    """Run a kernel for the neurons of rows [B, N], if there are any, on their device."""
-    if rows.numel():
-        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-            kernel[(triton.cdiv(rows.numel(), BLOCK),)](
-                *given,
-                **choices,
-                block=BLOCK,
-                enable_fp_fusion=False,  # spikes are those of the steps one by one
-            )
+    """Run a kernel for the neurons of rows [B, N] on their device."""
+    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+        kernel[(triton.cdiv(rows.numel(), BLOCK),)](*given, **choices, block=BLOCK, **OPTIONS)
+
+
+def ready() -> None:
+    """Raises what keeps Triton from working, such as that there is no C compiler for its driver."""
+    triton.runtime.driver.active.get_current_target()
 
 
 def forward(
@@ -242,7 +244,7 @@ def backward(
         threshold.contiguous(),
         g_current,
         g_decay,
-        steepness(code, slope),
+        steepness(code, slope, before),
         len(before),
         counted,
         g_v.numel(),
@@ -257,9 +259,12 @@ def backward(
     return g_decay.sum(0)
 
 
-def steepness(code: int, slope: float) -> float:
-    """What x is multiplied by: pi / 2 times the slope for the arctan."""
-    return math.pi / 2 * slope if code == 1 else slope
+def steepness(code: int, slope: float, like: Tensor) -> Tensor:
+    """What x is multiplied by, [1]: pi / 2 times the slope for the arctan.
+
+    A tensor, as a number would come in float32, or have the kernel compiled for each anew.
+    """
+    return like.new_full((1,), math.pi / 2 * slope if code == 1 else slope)
 
 
 @looped

@@ -5,7 +5,9 @@ from __future__ import annotations
 import triton.language as tl
 from torch import Tensor
 
-from spikerl.nn.fused import bend, launch, looped, reset, steepness
+from spikerl.nn.fused import bend, launch, looped, ready, reset, steepness
+
+__all__ = ["backward", "forward", "ready"]
 
 
 @looped
@@ -77,7 +79,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     leak = tl.load(decay + place % width, mask=inside, other=0.0)
     level = tl.load(theta + place % width, mask=inside, other=1.0)
     after = tl.load(g_v + place, mask=inside, other=0.0)
-    g_lift = tl.zeros_like(after)
+    g_lift, a = tl.zeros_like(after), tl.load(slope)
     last = tl.cast(steps - 1, tl.int64) * neurons + place
     given, sent, kept, lifted = g_spikes + last, spikes + last, before + last, lifts + last
     out = g_current + last
@@ -90,10 +92,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             else:
                 g_s -= level * after
         free = u - beta * tl.load(lifted, mask=inside, other=0.0)
-        g_x = g_s * bend(free, level, slope, code) / level
-        if zero:
-            after *= 1.0 - tl.load(sent, mask=inside, other=0.0)
+        g_x = g_s * bend(free, level, a, code) / level
         g_u = g_x + after
+        if zero:
+            g_u = g_x + tl.where(tl.load(sent, mask=inside, other=0.0) > 0, 0.0, after)
         tl.store(out, g_u, mask=inside)
         g_lift = rho * g_lift - beta * g_x
         after = leak * g_u
@@ -168,7 +170,7 @@ def backward(
         decay.contiguous(),
         threshold.contiguous(),
         g_u,
-        steepness(code, slope),
+        steepness(code, slope, g_u),
         len(g_u),
         g_v.numel(),
         g_v.shape[1],
