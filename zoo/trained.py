@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "trained.jsonl"
 KEY = ("algo", "env", "n", "network", "changes")
 PACKAGES = ("spikerl", "rl_zoo3", "stable_baselines3", "gymnasium", "torch", "numpy")
+WORLDS = ("mujoco", "box2d", "minatar")  # where they are installed
 
 
 def train(run: dict, logs: Path) -> dict:
@@ -55,6 +57,9 @@ def train(run: dict, logs: Path) -> dict:
     trained = max(runs, key=lambda path: path.stat().st_mtime)
     found = returns(algo, env, trained)
     versions = {name: version(name) for name in PACKAGES}
+    for name in WORLDS:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {**run, "seconds": seconds, "returns": found, "versions": versions}
 
 
