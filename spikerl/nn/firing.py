@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -145,9 +145,9 @@ class _Fire(torch.autograd.Function):
         if g_spikes is None or not wanted:
             g_spikes = before.new_empty((0, *start.shape))
         # own arrays, row by row, whatever the order of what is given
-        nothing = before.new_zeros(start.shape)
-        g_counts = nothing if g_counts is None else g_counts.contiguous()
-        g_v = (nothing if g_v is None else g_v).clone(memory_format=torch.contiguous_format)
+        zeros, dense = partial(before.new_zeros, start.shape), torch.contiguous_format
+        g_counts = zeros() if g_counts is None else g_counts.contiguous()
+        g_v = zeros() if g_v is None else g_v.clone(memory_format=dense)
         g_current = torch.zeros_like(before[:1]) if constant else torch.empty_like(before)
         shape, many = joined(*start.shape)
         g_decay = decay.new_zeros(many * len(decay))
@@ -250,13 +250,12 @@ def runs_fused(tensor: Tensor, name: str = "fused") -> Any:
 @cache
 def _loops(name: str) -> Any:
     try:
-        loops = import_module(f"spikerl.nn.{name}")
-        loops.ready()
+        import_module("spikerl.nn.fused").ready()
+        return import_module(f"spikerl.nn.{name}")
     except Exception as error:  # whatever keeps Triton from working, the steps work without it
         reason = f"Triton does not work here ({type(error).__name__}: {error})"
         warnings.warn(f"layers fire step by step on CUDA, which is slower: {reason}", stacklevel=2)
         return None
-    return loops
 
 
 def derivative(x: Tensor, code: int, slope: float) -> Tensor:

@@ -25,9 +25,36 @@ looped: Callable[..., Any] = triton.jit(do_not_specialize=["steps", "counted"])
 
 
 @jit
+def places(neurons, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where the neurons of a program are, and which of these places are neurons at all."""
+    place = tl.program_id(0) * block + tl.arange(0, block)
+    return place, place < neurons
+
+
+@jit
+def numbers(decay, theta, place, inside, width):  # type: ignore[no-untyped-def]
+    """Decay and threshold of each."""
+    leak = tl.load(decay + place % width, mask=inside, other=0.0)
+    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    return leak, level
+
+
+@jit
 def reset(u, fired, level, zero: tl.constexpr):  # type: ignore[no-untyped-def]
     """What is left of the potential u after a step."""
     return tl.where(fired, 0.0, u) if zero else u - tl.where(fired, level, 0.0)
+
+
+@jit
+def taken(u, level, zero: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What the reset takes from the potential u by a spike."""
+    return u if zero else level
+
+
+@jit
+def passed(g_v, fired, zero: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of the gradient of what is left, that of the potential before the reset."""
+    return tl.where(fired, 0.0, g_v) if zero else g_v
 
 
 @looped
@@ -49,10 +76,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """See kernels.forward(); neurons = B * N, width = N."""
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < neurons
-    leak = tl.load(decay + place % width, mask=inside, other=0.0)
-    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    place, inside = places(neurons, block)
+    leak, level = numbers(decay, theta, place, inside, width)
     potential = tl.load(v + place, mask=inside, other=0.0)
     tally = tl.zeros_like(potential)
     # pointers move on, as offsets [T, B, N] may not fit into 32 bits
@@ -118,10 +143,8 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """See kernels.backward(); g_decay is [B, N], and so is g_current where it is constant."""
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < neurons
-    leak = tl.load(decay + place % width, mask=inside, other=0.0)
-    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    place, inside = places(neurons, block)
+    leak, level = numbers(decay, theta, place, inside, width)
     tally = tl.load(g_counts + place, mask=inside, other=0.0)
     after = tl.load(g_v + place, mask=inside, other=0.0)
     a = tl.load(slope)
@@ -137,15 +160,8 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             g_s += tl.load(given, mask=inside, other=0.0)
             given -= neurons
         if not detach:
-            if zero:
-                g_s -= u * after
-            else:
-                g_s -= level * after
-        g_u = g_s * bend(u, level, a, code) / level
-        if zero:
-            g_u += tl.where(fired, 0.0, after)
-        else:
-            g_u += after
+            g_s -= taken(u, level, zero) * after
+        g_u = g_s * bend(u, level, a, code) / level + passed(after, fired, zero)
         if constant:
             drive += g_u
         else:
@@ -278,10 +294,9 @@ def filter_kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """See currents.filtered()."""
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < neurons
+    place, inside = places(neurons, block)
     drive, kept = current + place, flow + place
-    now = tl.zeros_like(tl.load(drive, mask=inside, other=0.0))
+    now = tl.zeros((block,), dtype=flow.dtype.element_ty)
     for _ in range(steps):
         now = decay * now + tl.load(drive, mask=inside, other=0.0)
         tl.store(kept, now, mask=inside)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import triton.language as tl
 from torch import Tensor
 
-from spikerl.nn.fused import bend, launch, looped, ready, reset, steepness
-
-__all__ = ["backward", "forward", "ready"]
+from spikerl.nn.fused import (
+    bend,
+    launch,
+    looped,
+    numbers,
+    passed,
+    places,
+    reset,
+    steepness,
+    taken,
+)
 
 
 @looped
@@ -29,10 +37,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """See adaptation.fire_adaptive()."""
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < neurons
-    leak = tl.load(decay + place % width, mask=inside, other=0.0)
-    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    place, inside = places(neurons, block)
+    leak, level = numbers(decay, theta, place, inside, width)
     potential = tl.load(v + place, mask=inside, other=0.0)
     lift = tl.zeros_like(potential)
     drive, kept, sent, lifted = current + place, before + place, spikes + place, lifts + place
@@ -74,10 +80,8 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """The gradients by current [T, B, N] and v."""
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < neurons
-    leak = tl.load(decay + place % width, mask=inside, other=0.0)
-    level = tl.load(theta + place % width, mask=inside, other=1.0)
+    place, inside = places(neurons, block)
+    leak, level = numbers(decay, theta, place, inside, width)
     after = tl.load(g_v + place, mask=inside, other=0.0)
     g_lift, a = tl.zeros_like(after), tl.load(slope)
     last = tl.cast(steps - 1, tl.int64) * neurons + place
@@ -87,15 +91,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         u = tl.load(kept, mask=inside, other=0.0)
         g_s = tl.load(given, mask=inside, other=0.0) + g_lift
         if not detach:
-            if zero:
-                g_s -= u * after
-            else:
-                g_s -= level * after
+            g_s -= taken(u, level, zero) * after
         free = u - beta * tl.load(lifted, mask=inside, other=0.0)
         g_x = g_s * bend(free, level, a, code) / level
-        g_u = g_x + after
-        if zero:
-            g_u = g_x + tl.where(tl.load(sent, mask=inside, other=0.0) > 0, 0.0, after)
+        g_u = g_x + passed(after, tl.load(sent, mask=inside, other=0.0) > 0, zero)
         tl.store(out, g_u, mask=inside)
         g_lift = rho * g_lift - beta * g_x
         after = leak * g_u
