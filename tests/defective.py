@@ -4,6 +4,7 @@ DEFECTS: name -> (Backend, names of checks that must catch it). Long on purpose:
 """
 
 import mmap
+import time
 from dataclasses import replace
 from typing import ClassVar
 
@@ -624,6 +625,14 @@ class TakesAnyDrive(Right):
 class LeaksObjects(Right):
     def _run(self, drive, record_spikes):
         self.history = [*getattr(self, "history", []), len(drive) + 0.5]
+        return super()._run(drive, record_spikes)
+
+
+@defect("memory_stays_flat")
+class LeaksOnABusyMachine(LeaksObjects):
+    def _run(self, drive, record_spikes):
+        if len(getattr(self, "history", [])) == 10:
+            time.sleep(0.2)  # once, while it measures how many decisions there is time for
         return super()._run(drive, record_spikes)
 
 
