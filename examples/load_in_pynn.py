@@ -7,7 +7,7 @@
 Prints agreement on the states visited, return and speed, and what a SpiNNaker board would hold.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from torch import nn
 import spikerl
 from spikerl.evaluation import evaluate
 
-T, EPISODES = 100, 3
+T = 100
 ZOO = Path(__file__).resolve().parent.parent / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
 
 
@@ -47,11 +47,17 @@ def loaded(path):
     return nn.Sequential(*layers[:-1])
 
 
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("files", nargs="*", type=Path, help="model.pt memory.npz")
+parser.add_argument("--episodes", type=int, default=3)
+arguments = parser.parse_args()
+
 torch.set_num_threads(1)
 # A spike reaches the next layer one step later on these simulators: the network has that delay.
 rules = {"sim_steps": T, "delay_steps": 1}
-if len(sys.argv) > 1:
-    module, memory = loaded(sys.argv[1]), np.load(sys.argv[2])
+if arguments.files:
+    weights, seen = arguments.files
+    module, memory = loaded(weights), np.load(seen)
     original = Network(module)
     rules |= {
         "observations": memory[memory.files[0]].astype(np.float32),
@@ -75,9 +81,8 @@ for name, options in PLACES:
         print(f"{name:<24}{spikerl.backends.available()[name]}")
         continue
     with spikerl.HardwarePolicy(agent, name, seed=0, **options) as policy:
-        result = evaluate(
-            policy, lambda: gym.make("CartPole-v1"), original=original, episodes=EPISODES
-        )
+        cart, episodes = lambda: gym.make("CartPole-v1"), arguments.episodes
+        result = evaluate(policy, cart, original=original, episodes=episodes)
     e, side = result.agreement, result.spiking
     shown = f"{e.value:.2%} [{e.low:.2%}, {e.high:.2%}]"
     label = name + "".join(f", {value} calls" for value in options.values())

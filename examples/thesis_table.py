@@ -88,7 +88,7 @@ def trained(module: nn.Module, rows: torch.Tensor, labels: torch.Tensor) -> nn.M
     return module
 
 
-def nets_trained_here() -> dict[str, tuple[nn.Sequential, np.ndarray]]:
+def nets_trained_here(timesteps: int) -> dict[str, tuple[nn.Sequential, np.ndarray]]:
     narrow = {"net_arch": [16, 16]}
     dqn = sb3.DQN(
         "MlpPolicy",
@@ -103,15 +103,15 @@ def nets_trained_here() -> dict[str, tuple[nn.Sequential, np.ndarray]]:
         exploration_fraction=0.16,
         exploration_final_eps=0.04,
         policy_kwargs=narrow,
-    ).learn(20_000)
-    seen = dqn.replay_buffer.observations[:20_000, 0]
+    ).learn(timesteps)
+    seen = dqn.replay_buffer.observations[:timesteps, 0]
     teacher = nn.Sequential(*dqn.q_net.q_net)
     classifier = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
     classifier.append(nn.Linear(16, 2))
     trained(classifier, torch.as_tensor(seen), labels(teacher, seen))
     relu = {"activation_fn": nn.ReLU, "net_arch": [16, 16]}
     ppo = sb3.PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu", policy_kwargs=relu)
-    policy = ppo.learn(10_000).policy
+    policy = ppo.learn(timesteps // 2).policy
     actor = nn.Sequential(*policy.mlp_extractor.policy_net, policy.action_net)
     return {
         "DQN": (teacher, seen),
@@ -161,12 +161,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", nargs="?", type=Path)
     parser.add_argument("--sim-steps", type=int, default=100)
+    parser.add_argument("--timesteps", type=int, default=20_000, help="of the DQN trained here")
     arguments = parser.parse_args()
     given, T = arguments.directory, arguments.sim_steps
     torch.manual_seed(0)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", spikerl.errors.ConversionWarning)
-    nets = nets_trained_here() if given is None else thesis_nets(given)
+    nets = nets_trained_here(arguments.timesteps) if given is None else thesis_nets(given)
     table = Table("choice", *nets, title=f"agreement in % at T = {T}")
     for choice, setting in ROWS.items():
         table.add_row(choice, *(agreement(*net, **setting) for net in nets.values()))

@@ -205,10 +205,9 @@ def test_a_policy_trains_with_them_and_its_deployed_network_takes_the_same_actio
     if INTERPRETED:
         loops_are(of_the_name, monkeypatch)
     called = launches(monkeypatch)
-    model = PPO(
-        SpikingActorCriticPolicy, "Pendulum-v1", n_steps=64, n_epochs=2, device=DEVICE, seed=0
-    )
-    model.learn(128)
+    short = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"sim_steps": 4}}
+    model = PPO(SpikingActorCriticPolicy, "Pendulum-v1", device=DEVICE, seed=0, **short)
+    model.learn(64)
     assert called.count(fused.backward_kernel) == 2 * 4  # layers, updates
     rows = np.random.default_rng(0).normal(0, 1, (500, 3)).astype(np.float32)
     wanted, _ = model.predict(rows, deterministic=True)

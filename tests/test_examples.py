@@ -17,14 +17,15 @@ NEEDS = {
 }
 SHORTER = {
     "compare_settings": ["--sim-steps", "16", "--episodes", "1", "--n-calibration", "1000"],
-    "dynapse_cartpole": ["--updates", "10", "--episodes", "1"],
+    "dynapse_cartpole": ["--updates", "5", "--episodes", "1"],
     "frozen_noise": ["--updates", "20"],
     "image_agent": ["--timesteps", "2048", "--sim-steps", "8"],
     "keras_to_loihi": ["--quick"],
     "mountain_car": ["--timesteps", "2000", "--sim-steps", "10", "50", "--episodes", "2"],
     "policy_gradient": ["--timesteps", "4000", "--sim-steps", "10", "50", "--episodes", "2"],
     "replay_classifier": ["--size", "2000", "--updates", "1500", "--episodes", "1"],
-    "thesis_table": ["--sim-steps", "20"],
+    "load_in_pynn": ["--episodes", "1"],
+    "thesis_table": ["--sim-steps", "20", "--timesteps", "6000"],
     "train_dqn_and_dsqn": ["--timesteps", "2000", "--runs", "2", "--episodes", "2"],
 }
 # what the run must have printed besides

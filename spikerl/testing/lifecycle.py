@@ -27,6 +27,7 @@ CHECKS = _catalogue.checks
 
 DECISIONS = 800  # per way of deciding; fewer where one takes longer than a millisecond
 SECONDS = 1.0
+TRACED = 400  # of them at most are traced: each takes several times as long then
 WARM_UP = 40  # decisions after which caches are full and what was there before is replaced
 PYTHON_BYTES = 16  # growth per decision that is still noise: a list of numbers grows by more
 ATTEMPTS = 4  # a leak grows every time, a cache of the interpreter fills once
@@ -272,6 +273,7 @@ def memory_stays_flat(backend: Backend) -> None:
             if grown > PROCESS_BYTES:
                 fail(f"{grown >> 10} KiB more in the process after {n} decisions", "no growth")
         if not tracemalloc.is_tracing():  # else the caller measures, and may not want a stop
+            n = min(n, TRACED)
             tracemalloc.start()
             try:
                 for reset in (True, False):
