@@ -51,6 +51,8 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("files", nargs="*", type=Path, help="model.pt memory.npz")
 parser.add_argument("--episodes", type=int, default=3)
 arguments = parser.parse_args()
+if len(arguments.files) not in (0, 2):
+    parser.error("wanted model.pt and memory.npz, or no files at all")
 
 torch.set_num_threads(1)
 # A spike reaches the next layer one step later on these simulators: the network has that delay.

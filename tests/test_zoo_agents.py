@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -73,41 +72,3 @@ def test_rl_zoo_plays_an_agent(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=where)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Mean reward" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "algo", ["a2c", "ddpg", "dqn", "ppo", "qrdqn", "sac", "td3", "tqc", "trpo"]
-)
-def test_rl_zoo_searches_settings_of_spiking_policies(
-    algo: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
-        import gymnasium as gym
-        import optuna
-        from rl_zoo3 import hyperparams_opt
-
-        from spikerl import policies
-
-    monkeypatch.syspath_prepend(str(ZOO))
-    import search
-
-    assert algo in search.ALGORITHMS
-    discrete = algo in ("a2c", "dqn", "ppo", "qrdqn", "trpo")
-    kinds = {"dqn": "DQN", "qrdqn": "QRDQN", "sac": "SAC", "tqc": "TQC"}
-    kinds |= dict.fromkeys(("td3", "ddpg"), "TD3")
-    kind = getattr(policies, f"Spiking{kinds.get(algo, 'ActorCritic')}Policy")
-    env = gym.make("CartPole-v1" if discrete else "Pendulum-v1")
-    sample = search.sampler(hyperparams_opt.HYPERPARAMS_SAMPLER[algo])
-    again = search.converter(hyperparams_opt.HYPERPARAMS_CONVERTER[algo])
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seen = set()
-    for _ in range(3):
-        trial = study.ask()
-        found = sample(trial, 1, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
-        kind(env.observation_space, env.action_space, lambda _: 1e-3, **found["policy_kwargs"])
-        assert again(trial.params)["policy_kwargs"] == found["policy_kwargs"]
-        seen.add(str(found["policy_kwargs"]))
-    assert len(seen) > 1

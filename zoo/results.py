@@ -63,8 +63,7 @@ settings, as for MuJoCo's v5, the ordinary network has those of zoo/ALGO.yml wit
 proxy_td3 is TD3 with a proxy target, by `zoo/train.py`. What a line changes of the settings is
 named in it. Returns are of 30 deterministic episodes of the last model of each run, on seeds not
 trained on: the mean of each run, and the interquartile mean over all episodes (bootstrap over runs
-and episodes). Seeds of the runs are 0, 1 and 2, in this order; rl_zoo3, SB3 and sb3-contrib 2.9.2,
-Gymnasium 1.4.0, torch 2.13.0 on the CPU.
+and episodes). Seeds of the runs are 0, 1 and 2, in this order, as many as there are means.
 """
 EVERYWHERE = """
 ## One agent on every back end
@@ -247,7 +246,19 @@ def trained(rows: list[Row]) -> str:
                 f"{np.mean([row['seconds'] for row in found]) / 60:.1f}",
             ]
         )
-    return table("algo, env_id, steps, network, mean of each run, IQM, minutes", lines)
+        seeds = sorted(row["seed"] for row in found)
+        if seeds != [*range(len(seeds))]:
+            raise ValueError(f"{key}: seeds {seeds}; wanted 0, 1, ..., as the page says")
+    headings = "algo, env_id, steps, network, mean of each run, IQM, minutes"
+    return table(headings, lines) + "\n" + versions(rows)
+
+
+def versions(rows: list[Row]) -> str:
+    """What the runs were made with, by the rows that say it."""
+    said = [row["versions"] for row in rows if "versions" in row]
+    names = sorted({name for row in said for name in row})
+    found = [f"{name} {', '.join(sorted({r[name] for r in said if name in r}))}" for name in names]
+    return f"{len(said)} of the {len(rows)} runs say their versions: {'; '.join(found)}.\n"
 
 
 def everywhere(rows: list[Row]) -> str:

@@ -11,5 +11,5 @@ from spikerl.policies import ProxyTD3
 
 if __name__ == "__main__":
     rl_zoo3.train.ALGOS["proxy_td3"] = ProxyTD3  # the one table that all of rl_zoo3 looks into
-    search.install()
+    rl_zoo3.train.ExperimentManager = search.Manager  # type: ignore[misc]
     rl_zoo3.train.train()

@@ -352,8 +352,9 @@ def _observe(
             observations = buffer
         else:
             raise ConversionError(
-                "there is nothing to calibrate on: pass observations= (raw, as the environment "
-                "returns them) or env= (an id, an environment or a VecEnv)"
+                "there is nothing to calibrate on, or compare on, as no environment that can be "
+                "made anew is known: pass observations= (raw, as the environment returns them) or "
+                "env= (an id, an environment or a VecEnv)"
             )
     if observations is not None:
         return observing.given(observations, origin.preprocessing, n_calibration, seed)
