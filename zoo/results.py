@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from spikerl.energy import nano
 from spikerl.statistics import over_runs
@@ -250,7 +251,18 @@ def trained(rows: list[Row]) -> str:
         if seeds != [*range(len(seeds))]:
             raise ValueError(f"{key}: seeds {seeds}; wanted 0, 1, ..., as the page says")
     headings = "algo, env_id, steps, network, mean of each run, IQM, minutes"
-    return table(headings, lines) + "\n" + versions(rows)
+    return table(headings, lines) + "\n" + versions(rows) + "\n" + untried(rows)
+
+
+def untried(rows: list[Row]) -> str:
+    """The entries of zoo/*.yml that no run was made with."""
+    run = {(row["algo"], row["env"]) for row in rows if row["network"] == "spiking"}
+    left = []
+    for path in sorted(HERE.glob("*.yml")):
+        names = yaml.safe_load(path.read_text("utf-8"))
+        without = [env for env in names if (path.stem, env) not in run]
+        left += [f"{path.name} ({', '.join(without)})"] if without else []
+    return f"Settings that nothing was trained with here: {'; '.join(left)}.\n"
 
 
 def versions(rows: list[Row]) -> str:
