@@ -79,7 +79,10 @@ def test_a_trial_keeps_what_the_entry_says_besides(
         kept = {name: value for name, value in of_neurons.items() if name not in varied}
         assert kept.items() <= kwargs.get("neuron_kwargs", {}).items()
         made(entry, env, kwargs)
-        assert again(trial.params)["policy_kwargs"] == kwargs
+        found_again = again(trial.params)
+        assert found_again["policy_kwargs"] == kwargs
+        assert found_again.get("noise_type", "") is not None
+        assert ("noise_type" in found_again) == ("action_noise" in found)
         seen.add(str(kwargs))
     assert len(seen) > 1
     assert given == before
@@ -90,7 +93,7 @@ def test_a_search_is_run_and_one_of_its_trials_is_trained(tmp_path: Path, search
         command = [sys.executable, str(ZOO / "train.py"), "--algo", "proxy_td3", "--device", "cpu"]
         command += ["--env", "Pendulum-v1", "--conf-file", str(tmp_path / "conf.yml")]
         command += ["-f", str(tmp_path / "logs"), "--study-name", "s", "--eval-episodes", "1"]
-        command += ["--storage", str(tmp_path / "trials.log"), "--num-threads", "1", *options]
+        command += ["--storage", str(tmp_path / "trials.log"), "--seed", "0", *options]
         here = {**os.environ, "PYTHONPATH": str(ZOO.parent)}
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=300, env=here

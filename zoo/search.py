@@ -65,7 +65,10 @@ def spaces(algo: str, entry: Settings) -> tuple[Choice, Choice]:
     def converter(params: Settings) -> Settings:
         names = ("sim_steps", "neuron", "memory_size", *OF_NEURONS)
         flat = {name: params[name] for name in names if name in params}
-        return add(convert({k: v for k, v in params.items() if k not in flat}), flat, entry)
+        rest = {name: value for name, value in params.items() if name not in flat}
+        if rest.get("noise_type", "") is None:  # the trial had the entry's
+            del rest["noise_type"], rest["noise_std"]
+        return add(convert(rest), flat, entry)
 
     return sampler, converter
 
