@@ -34,8 +34,8 @@ from spikerl.policies import ProxyTD3
 HERE = Path(__file__).parent
 ROWS = HERE / "trained.jsonl"
 KEY = ("algo", "env", "n", "network", "changes")
-PACKAGES = ("spikerl", "rl_zoo3", "stable_baselines3", "sb3_contrib")
-PACKAGES += ("gymnasium", "torch", "numpy")
+LEARNING = ("rl_zoo3", "stable_baselines3", "sb3_contrib")
+PACKAGES = ("spikerl", *LEARNING, "gymnasium", "torch", "numpy")
 WORLDS = ("mujoco", "box2d", "minatar")  # where they are installed
 
 
