@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-import yaml
 from stable_baselines3.common.noise import NormalActionNoise
+from zoo_entries import ENTRIES, FILES, ZOO, register_environments
 
 import spikerl
 from spikerl import HardwarePolicy
@@ -25,7 +25,6 @@ from spikerl.conversion.environments import maker
 from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.stack import SpikingStack
 
-ZOO = Path(__file__).parents[1] / "zoo"
 NEEDS = {"v5": "mujoco", "LunarLander": "Box2D", "BipedalWalker": "Box2D"}
 HERE = {"n_timesteps", "policy", "policy_kwargs", "callback", "noise_type", "noise_std"}
 ELSEWHERE = {"n_envs", "normalize", "env_wrapper"}  # rl-zoo's own business
@@ -34,8 +33,6 @@ REPLAY = {
     **{"learning_starts": 8, "buffer_size": 200, "batch_size": 16},
     **{"train_freq": 4, "gradient_steps": 2},
 }
-FILES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(ZOO.glob("*.yml"))}
-ENTRIES = [(algo, env) for algo, entries in FILES.items() for env in entries if env != "atari"]
 CONTINUOUS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5")
 
 
@@ -56,9 +53,7 @@ def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) ->
     if env not in gym.registry:
         if find_spec("rl_zoo3") is None:
             pytest.skip(f"{env} is registered by rl_zoo3")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import_module("rl_zoo3.import_envs")
+        register_environments()
     torch.set_num_threads(1)
     module, _, name = entry["policy"].rpartition(".")
     policy = getattr(import_module(module), name)

@@ -8,21 +8,21 @@ import subprocess
 import sys
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 import yaml
+from zoo_entries import ENTRIES, FILES, ZOO, register_environments
 
 from spikerl.conversion.environments import maker
 
-ZOO = Path(__file__).parents[1] / "zoo"
-FILES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in sorted(ZOO.glob("*.yml"))}
-ENTRIES = [(algo, env, FILES[algo][env]) for algo in FILES for env in FILES[algo] if env != "atari"]
+CASES = [(algo, env, FILES[algo][env]) for algo, env in ENTRIES]
 # without an entry of their own
 PLAIN = {"a2c": "ActorCritic", "trpo": "ActorCritic", "qrdqn": "QRDQN", "ddpg": "TD3"}
-ENTRIES += [
+CASES += [
     (algo, "Pendulum-v1" if algo == "ddpg" else "CartPole-v1", {"policy": f".Spiking{kind}Policy"})
     for algo, kind in PLAIN.items()
 ]
@@ -32,10 +32,9 @@ VARIED |= {"ortho_init", "log_std_init"}
 
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
-        import rl_zoo3.import_envs  # noqa: F401  # registers those without velocities
+    if find_spec("rl_zoo3") is None:
+        pytest.skip("rl_zoo3 is not installed")
+    register_environments()
     monkeypatch.syspath_prepend(str(ZOO))
     return import_module("search")
 
@@ -54,7 +53,7 @@ def made(entry: dict[str, Any], env: str, kwargs: dict[str, Any]) -> None:
     kind(world.observation_space, world.action_space, lambda _: 1e-3, **kwargs)
 
 
-@pytest.mark.parametrize(("algo", "env", "entry"), ENTRIES)
+@pytest.mark.parametrize(("algo", "env", "entry"), CASES)
 def test_a_trial_keeps_what_the_entry_says_besides(
     algo: str, env: str, entry: dict[str, Any], search: Any
 ) -> None:
