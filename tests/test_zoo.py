@@ -29,6 +29,10 @@ NEEDS = {"v5": "mujoco", "LunarLander": "Box2D", "BipedalWalker": "Box2D"}
 HERE = {"n_timesteps", "policy", "policy_kwargs", "callback", "noise_type", "noise_std"}
 ELSEWHERE = {"n_envs", "normalize", "env_wrapper"}  # rl-zoo's own business
 ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+ROLLOUTS = {
+    **{"a2c": {"n_steps": 16}, "trpo": {"n_steps": 16, "batch_size": 16}},
+    **{"ppo": ROLLOUT, "ppo_lstm": ROLLOUT},
+}
 REPLAY = {
     **{"learning_starts": 8, "buffer_size": 200, "batch_size": 16},
     **{"train_freq": 4, "gradient_steps": 2},
@@ -39,6 +43,11 @@ CONTINUOUS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5")
 @pytest.mark.parametrize("algo", ["td3", "sac", "tqc", "proxy_td3"])
 def test_the_continuous_tasks_are_there_for_every_actor(algo: str) -> None:
     assert {*CONTINUOUS, "LunarLanderContinuous-v3", "BipedalWalker-v3"} <= set(FILES[algo])
+
+
+def test_every_algorithm_that_a_policy_serves_has_settings() -> None:
+    learning = set(ALGORITHMS) - {"ars"}  # evolves parameters, without a gradient
+    assert set(FILES) == learning
 
 
 @pytest.mark.parametrize(("algo", "env"), ENTRIES)
@@ -59,7 +68,7 @@ def test_an_entry_trains_and_what_it_trained_is_deployed(algo: str, env: str) ->
     policy = getattr(import_module(module), name)
     rules = {key: value for key, value in entry.items() if key not in HERE | ELSEWHERE}
     rules = {key: _rate(value) for key, value in rules.items()}
-    rules |= ROLLOUT if algo.startswith("ppo") else REPLAY
+    rules |= ROLLOUTS.get(algo, REPLAY)
     with warnings.catch_warnings():
         # Box2D's bindings, at their first import
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -20,12 +20,6 @@ from zoo_entries import ENTRIES, FILES, ZOO, register_environments
 from spikerl.conversion.environments import maker
 
 CASES = [(algo, env, FILES[algo][env]) for algo, env in ENTRIES]
-# without an entry of their own
-PLAIN = {"a2c": "ActorCritic", "trpo": "ActorCritic", "qrdqn": "QRDQN", "ddpg": "TD3"}
-CASES += [
-    (algo, "Pendulum-v1" if algo == "ddpg" else "CartPole-v1", {"policy": f".Spiking{kind}Policy"})
-    for algo, kind in PLAIN.items()
-]
 VARIED = {"sim_steps", "neuron", "neuron_kwargs", "net_arch", "memory_size", "n_quantiles"}
 VARIED |= {"ortho_init", "log_std_init"}
 
@@ -60,7 +54,7 @@ def test_a_trial_keeps_what_the_entry_says_besides(
     import optuna
 
     assert algo in search.ALGORITHMS
-    given = eval(entry.get("policy_kwargs", "{}"), {"dict": dict})
+    given = eval(entry["policy_kwargs"], {"dict": dict})
     before = copy.deepcopy(given)
     sample, again = search.spaces(algo, given)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
