@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3 as sb3
 import torch
 from torch import Tensor
@@ -79,6 +80,13 @@ def test_a_policy_that_is_trained_with_a_budget_spikes_less() -> None:
         found = actor.rates(torch.randn(200, 4))
         rates.append(np.mean([rate.mean().item() for rate in found]))
     assert rates[1] < 0.6 * rates[0]
+
+
+def test_trpo_has_no_budget_as_it_would_be_part_of_its_trust_region() -> None:
+    kwargs = {"budget": {"rate": 0.1}}
+    with pytest.raises(SpikerlError, match=r"TRPO measures its trust region.*for PPO, A2C and"):
+        sb3_contrib.TRPO(SpikingActorCriticPolicy, "CartPole-v1", policy_kwargs=kwargs)
+    sb3.A2C(SpikingActorCriticPolicy, "CartPole-v1", policy_kwargs=kwargs)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from advice import ignored
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 
 from spikerl.errors import SpikerlError
 from spikerl.wrappers import EventCamera, VectorEventCamera
@@ -98,18 +98,32 @@ class Walk(gym.Env[Any, Any]):
         return self.picture
 
 
+class OneBatch(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Last observations as one batch of all environments, as ALE's vectors have them."""
+
+    def step(self, actions: Any) -> Any:
+        observations, *rest, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            last = observations.copy()
+            for i in np.flatnonzero(infos["_final_obs"]):
+                last[i] = infos["final_obs"][i]
+            infos = {**infos, "final_obs": last}
+        return observations, *rest, infos
+
+
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 
 
 @pytest.mark.parametrize(
-    ("mode", "source"),
+    ("mode", "source", "batch"),
     [
-        *((mode, "observation") for mode in MODES),
-        *((mode, "render") for mode in MODES if mode is not AutoresetMode.SAME_STEP),
+        *((mode, "observation", False) for mode in MODES),
+        (AutoresetMode.SAME_STEP, "observation", True),
+        *((mode, "render", False) for mode in MODES if mode is not AutoresetMode.SAME_STEP),
     ],
 )
 def test_a_camera_for_many_sees_what_a_camera_around_each_sees(
-    mode: AutoresetMode, source: str
+    mode: AutoresetMode, source: str, batch: bool
 ) -> None:
     # so few events at once that some are left for the next observation
     options = {"threshold": 0.3, "shape": (3, 5), "source": source, "max_events": 2}
@@ -124,7 +138,8 @@ def test_a_camera_for_many_sees_what_a_camera_around_each_sees(
         return SyncVectorEnv([one] * 3, autoreset_mode=mode)
 
     wanted = made(lambda env: EventCamera(env, **options))
-    env = VectorEventCamera(made(), **options)
+    many = OneBatch(made()) if batch else made()
+    env = VectorEventCamera(many, **options)
     assert env.observation_space == wanted.observation_space
     assert env.single_observation_space == wanted.single_observation_space
     found, want = env.reset(seed=2)[0], wanted.reset(seed=2)[0]

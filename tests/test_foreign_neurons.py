@@ -187,6 +187,34 @@ def test_options_of_plain_numbers_and_texts_train_a_policy(tmp_path: Path) -> No
     assert (node.tau, type(node.surrogate_function).__name__) == (2.0, "ATan")
 
 
+@pytest.mark.parametrize(
+    ("node", "given", "message"),
+    [
+        ("IFNode", {"v_reset": None}, r"\{'v_reset': None\} and is \{'v_reset': 0.0\}"),
+        ("LIFNode", {"decay_input": False}, r"'decay_input': False\} and is .*: True\}"),
+        ("LIFNode", {"tau": 1.5}, r"\{'tau': 1.5\} and is \{'tau': 2.0\}"),
+    ],
+)
+def test_weights_of_other_rules_are_refused_whether_they_were_set_or_left_out(
+    node: str, given: dict[str, Any], message: str
+) -> None:
+    def one(**rules: Any) -> SpikingStack:
+        return SpikingMLP(4, [9], sim_steps=T, neuron=ForeignNeuron(f"spikingjelly:{node}", rules))
+
+    with pytest.raises(SpikerlError, match=f"layer 1 was .*{message}"):
+        one().load_state_dict(one(**given).state_dict())
+    with pytest.raises(SpikerlError, match="trained under other rules"):
+        one(**given).load_state_dict(one().state_dict())
+
+
+def test_what_is_set_to_what_it_would_be_is_the_same() -> None:
+    def one(**rules: Any) -> SpikingStack:
+        neuron = ForeignNeuron("spikingjelly:LIFNode", rules)
+        return SpikingMLP(4, [9], sim_steps=T, neuron=neuron)
+
+    one().load_state_dict(one(tau=2, v_reset=0, decay_input=True).state_dict())
+
+
 def test_weights_changed_behind_torch_s_back_are_seen() -> None:
     torch.manual_seed(0)
     stack = SpikingMLP(4, [9], sim_steps=T, neuron=ForeignNeuron("spikingjelly:IFNode")).eval()

@@ -9,6 +9,7 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 from small_agents import AGENTS
+from torch import nn
 
 import spikerl
 from spikerl.errors import SpikerlError
@@ -57,6 +58,29 @@ def test_predict_and_export_are_as_designed() -> None:
     agent = spikerl.convert(made, observations=rows)
     with spikerl.HardwarePolicy(agent) as policy:
         np.testing.assert_array_equal(policy.predict(rows)[0], wanted)
+
+
+@pytest.mark.parametrize("norm", ["batch", "care_bn"])
+@pytest.mark.parametrize("bits", [None, 6])
+def test_what_a_norm_measures_is_trained_on_the_chip_as_well(norm: str, bits: int | None) -> None:
+    neuron = {"mismatch": 0.3, "weight_bits": bits}
+    kwargs = {"sim_steps": 4, "net_arch": [16], "norm": norm, "neuron_kwargs": neuron}
+    torch.set_num_threads(1)
+    made = sb3.DQN(SpikingDQNPolicy, "CartPole-v1", seed=0, device="cpu", policy_kwargs=kwargs)
+    made.policy.set_training_mode(True)
+    made.policy.set_training_mode(False)  # a rollout begins: another chip
+    made.policy.set_training_mode(True)
+    (stack,) = stacks(made.q_net)
+    (layer,) = stack.layers
+    assert layer.chip is not None
+    rows = torch.randn(1, 64, 4)
+    found = layer.current(rows)
+    chip, layer.chip = layer.chip, None
+    plain = nn.functional.linear(rows, layer.synapses.weight, layer.synapses.bias)
+    weight, bias = layer.weights(layer.norm.moments(plain))
+    wanted = nn.functional.linear(rows, weight * chip[0], bias * chip[1])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert (found - layer.current(rows)).abs().max() > 0.1
 
 
 def test_off_policy_training_draws_chips_too_and_targets_have_none() -> None:

@@ -176,7 +176,12 @@ def test_no_potential_is_part_of_the_saved_state() -> None:
     assert all(torch.equal(before[name], value) for name, value in stack.state_dict().items())
 
 
-def test_layers_of_a_network_come_in_as_they_are() -> None:
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"current_decay": 0.3}, {"adaptation": 0.2, "adaptation_decay": 0.7}],
+    ids=["LIF", "CLIF", "ALIF"],
+)
+def test_layers_of_a_network_come_in_as_they_are(more: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
     original = Dense(
         rng.normal(size=(6, 5)).astype(np.float32),
@@ -186,6 +191,7 @@ def test_layers_of_a_network_come_in_as_they_are() -> None:
         decay=np.linspace(0.5, 0.9, 6).astype(np.float32),
         reset="zero",
         delay_steps=1,
+        **more,
     )
     again = SpikingLayer.of(original).to_layer()
     one, other = (SpikingNetwork((layer,)) for layer in (original, again))
@@ -196,8 +202,9 @@ def test_what_cannot_be_trained_is_refused_by_name() -> None:
     layer = Dense(np.eye(2), recurrent=np.eye(2), refractory_steps=1, v_min=-1.0)
     with pytest.raises(SpikerlError, match=r"(?s)recurrent weights.*refractory_steps 1.*v_min -1"):
         SpikingLayer.of(layer)
-    layer = Dense(np.eye(2), current_decay=0.5, adaptation=0.1)
-    with pytest.raises(SpikerlError, match=r"(?s)a synaptic current.*an adapting threshold"):
+    layer = Dense(np.eye(2), current_decay=[0.5, 0.6], adaptation=0.1)
+    both = r"(?s)both a synaptic current and adaptation.*several values of current_decay"
+    with pytest.raises(SpikerlError, match=both):
         SpikingLayer.of(layer)
 
 

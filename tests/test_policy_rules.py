@@ -119,6 +119,9 @@ def test_other_kernels_of_the_same_shapes_out_are_refused() -> None:
     saved = one([[4, 4, 2]]).state_dict()
     with pytest.raises(SpikerlError, match=r"'weights': \[4, 3, 4, 4\]\} and is .*\[4, 3, 3, 3\]"):
         one([[4, 3, 2]]).load_state_dict(saved)
+    saved = one([[8, 4, 5]]).state_dict()
+    with pytest.raises(SpikerlError, match=r"'stride': \[5, 5\]\} and is \{'stride': \[8, 8\]\}"):
+        one([[8, 4, 8]]).load_state_dict(saved)
 
 
 def test_a_policy_is_not_loaded_by_a_file_that_says_otherwise(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_what_is_learned_may_differ_from_what_was_set() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-NEW = ("decay", "v_threshold", "v_init", "weights", "norm")
+NEW = ("decay", "v_threshold", "v_init", "weights", "norm", "stride", "padding")
 
 
 def as_before(saved: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policies import RELU
+from gymnasium import spaces
+from policies import RELU, Spaces
 from stable_baselines3 import PPO
 
 import spikerl
@@ -169,6 +170,22 @@ def test_rules_of_neurons_that_a_target_does_not_have_are_refused() -> None:
     # the host's first layer could reset so, the others could not
     with pytest.raises(SpikerlError, match="on 'loihi': reset='subtract' is not supported, only z"):
         trained_for("loihi", reset="subtract")
+
+
+def test_layers_that_a_target_does_not_have_are_refused_before_the_training() -> None:
+    def made(space: spaces.Box, **kwargs: Any) -> None:
+        env = Spaces(space, spaces.Discrete(2))
+        kwargs = {"target": "xylo", **kwargs}
+        PPO(SpikingActorCriticPolicy, env, policy_kwargs=kwargs, n_steps=8, batch_size=8)
+
+    few = spaces.Box(-1, 1, (4,))
+    made(few)
+    with pytest.raises(SpikerlError, match="cannot run on 'xylo': 40 inputs, at most 16 fit"):
+        made(few, encoder="population")
+    image = spaces.Box(0, 255, (1, 12, 12), np.uint8)
+    small = {"kernels": [[4, 4, 2]], "features_dim": 12}
+    with pytest.raises(SpikerlError, match=r"(?s)layer 0: Conv2d is not.*144 inputs, at most 16"):
+        made(image, features_extractor_kwargs=small)
 
 
 def test_rules_of_a_target_that_cannot_be_are_refused() -> None:

@@ -112,6 +112,34 @@ def test_vectors_of_environments_are_encoded_in_every_autoreset_mode(mode: Autor
     assert ended > 3
 
 
+def test_last_observations_may_come_as_one_batch() -> None:
+    ale = pytest.importorskip("ale_py.vector_env", reason="Atari needs ale_py")
+
+    def made() -> Any:
+        sizes = {"img_height": 20, "img_width": 20, "stack_num": 1}
+        return ale.AtariVectorEnv(
+            "breakout",
+            num_envs=2,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            max_num_frames_per_episode=80,
+            **sizes,
+        )
+
+    plain, env = made(), VectorEncodeObservation(made(), "constant", 2)
+    plain.reset(seed=1)
+    env.reset(seed=1)
+    ended = 0
+    for _ in range(60):
+        *_, over, cut, infos = plain.step(np.ones(2, int))
+        trains, *_, ours = env.step(np.ones(2, int))
+        assert env.observation_space.contains(trains)
+        for i in np.flatnonzero(over | cut):
+            ended += 1
+            wanted = infos["final_obs"][i].reshape(1, -1).astype(np.float32) / 255
+            np.testing.assert_allclose(ours["final_obs"][i], wanted.repeat(2, axis=0), rtol=1e-6)
+    assert ended > 2
+
+
 class Numbered(gym.Env[Any, Any]):
     """Observations out of a space, whichever they are; an episode is 4 steps."""
 

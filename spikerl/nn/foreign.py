@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from math import prod
 from traceback import extract_tb
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError
 from spikerl.layers import Conv2d, Dense
 from spikerl.nn.firing import delayed
-from spikerl.nn.layer import SpikingLayer, output_shape
+from spikerl.nn.layer import SpikingLayer, geometry, output_shape
 from spikerl.nn.neurons import Neuron
 
 LIBRARY = "spikingjelly"
@@ -62,19 +62,14 @@ class ForeignNeuron:
     def rules(self) -> dict[str, Any]:
         """What a trained network depends on and its tensors do not hold."""
         names = ("tau", "v_threshold", "v_reset", "decay_input")
-        return {"kind": self.kind, **{x: self.options[x] for x in names if x in self.options}}
+        usual = {name: one.default for name, one in self._parameters().items()}
+        found = {**usual, **self.options}  # what is left out counts as what it means
+        return {"kind": self.kind, **{x: found[x] for x in names if x in found}}
 
     def node(self) -> Any:
         """A new one, for all steps at once; raises SpikerlError with the library's reason."""
-        try:
-            neurons = import_module(f"{WHERE}.neuron")
-        except ImportError as error:
-            raise SpikerlError(
-                f"{self.kind} needs SpikingJelly: pip install --no-deps 'spikingjelly>=2,<3' and "
-                "loguru"
-            ) from error
-        kind, found = getattr(neurons, self.kind.partition(":")[2]), dict(self.options)
-        taken = {x: p.default for x, p in signature(kind).parameters.items() if x != "step_mode"}
+        kind, found = self._class(), dict(self.options)
+        taken = {x: p.default for x, p in self._parameters().items() if x != "step_mode"}
         reason = ""
         if unknown := [name for name in found if name not in taken]:
             reason = f"it has no {', '.join(unknown)}, but {', '.join(taken)}"
@@ -84,6 +79,19 @@ class ForeignNeuron:
             except (SpikerlError, TypeError, ValueError, AssertionError) as error:
                 reason = str(error) or _asserted(error)
         raise SpikerlError(f"{self.kind} cannot be made of {found}: {reason}")
+
+    def _class(self) -> Any:
+        try:
+            neurons = import_module(f"{WHERE}.neuron")
+        except ImportError as error:
+            raise SpikerlError(
+                f"{self.kind} needs SpikingJelly: pip install --no-deps 'spikingjelly>=2,<3' and "
+                "loguru"
+            ) from error
+        return getattr(neurons, self.kind.partition(":")[2])
+
+    def _parameters(self) -> Mapping[str, Parameter]:
+        return signature(self._class()).parameters
 
 
 def _as_taken(value: Any, usual: Any) -> Any:
@@ -144,7 +152,7 @@ class ForeignLayer(nn.Module):
 
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""
-        return {**self.neuron.rules(), "weights": list(self.synapses.weight.shape)}
+        return {**self.neuron.rules(), **geometry(self.synapses)}
 
     def normalise(self, kind: Any) -> None:
         """Refused: the currents of these neurons are their library's."""

@@ -65,17 +65,26 @@ class SpikingLayer(nn.Module):
     def of(cls, layer: Dense | Conv2d, **rules: Any) -> SpikingLayer:
         """The neurons of a layer of a SpikingNetwork, in float32; rules: see Neuron.
 
-        Raises SpikerlError with what cannot be trained: recurrence, refractory steps, a floor,
-        synaptic currents, adaptation.
+        A learned decay comes back as a fixed one. Raises SpikerlError with what cannot be trained:
+        recurrence, refractory steps, a floor, synaptic currents or adaptation of several values in
+        one layer, or both of them.
         """
+        extras = {name: np.unique(getattr(layer, name)) for name in EXTRAS}
         unknown = [
             f"{name} {value!r}"
             for name, value, plain in (
                 ("recurrent weights", layer.recurrent_weight is not None, False),
                 ("refractory_steps", layer.refractory_steps, 0),
                 ("v_min", layer.v_min, None),
-                ("a synaptic current", layer.has_current, False),
-                ("an adapting threshold", layer.adapts, False),
+                (
+                    "both a synaptic current and adaptation",
+                    layer.has_current and layer.adapts,
+                    False,
+                ),
+                *(
+                    (f"several values of {name}", len(value) > 1, False)
+                    for name, value in extras.items()
+                ),
             )
             if value != plain
         ]
@@ -90,10 +99,13 @@ class SpikingLayer(nn.Module):
             geometry = (layer.stride, layer.padding)
             synapses = nn.Conv2d(before, channels, tuple(kernel), *geometry)
             shape = layer.input_shape
-        leaky = bool((np.asarray(layer.decay) != 1).any())
-        neuron = Neuron(
-            "LIF" if leaky else "IF", reset=layer.reset, delay_steps=layer.delay_steps, **rules
-        )
+        kind = "LIF" if (np.asarray(layer.decay) != 1).any() else "IF"
+        if layer.has_current:
+            kind, rules = "CLIF", {**rules, "current_decay": float(extras["current_decay"][0])}
+        elif layer.adapts:
+            own = ("adaptation", "adaptation_decay")
+            kind, rules = "ALIF", {**rules, **{name: float(extras[name][0]) for name in own}}
+        neuron = Neuron(kind, reset=layer.reset, delay_steps=layer.delay_steps, **rules)
         found = cls(synapses, neuron, shape)
         with torch.no_grad():
             synapses.weight.copy_(torch.tensor(layer.weight))
@@ -122,7 +134,7 @@ class SpikingLayer(nn.Module):
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""
         norm = next((name for name, kind in NORMS.items() if type(self.norm) is kind), None)
-        return {**self.neuron.rules(), "weights": list(self.synapses.weight.shape), "norm": norm}
+        return {**self.neuron.rules(), **geometry(self.synapses), "norm": norm}
 
     def learn_v_init(self) -> None:
         """Make the initial potentials parameters, one for each neuron."""
@@ -206,7 +218,7 @@ class SpikingLayer(nn.Module):
             bias = None if bias is None else bias.to(x.dtype)
             plain = nn.functional.linear(x, weight.to(x.dtype), bias)
             moments = self.norm.moments(plain)
-            if self.neuron.weight_bits is None:
+            if self.neuron.weight_bits is None and self.chip is None:
                 factor, offset = self.norm.scaled(moments)
                 return plain * factor + offset
         weight, bias = self.weights(moments)
@@ -284,6 +296,14 @@ def straight_through(
     if bias is not None:
         bias = bias + (torch.round(bias / step) * step - bias).detach()
     return rounded, bias
+
+
+def geometry(synapses: nn.Linear | nn.Conv2d) -> dict[str, Any]:
+    """What the weights of synapses belong to, beside their neurons."""
+    found: dict[str, Any] = {"weights": list(synapses.weight.shape)}
+    if isinstance(synapses, nn.Conv2d):
+        found |= {"stride": list(synapses.stride), "padding": list(synapses.padding)}
+    return found
 
 
 def output_shape(synapses: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,7 +15,9 @@ from torch import nn
 from spikerl.errors import SpikerlError
 
 KEY = "rules"
-VERSION, NOW = "version", 2  # 1: without sizes, decays, thresholds, first potentials and norms
+# 1: without sizes, decays, thresholds, first potentials and norms; 2: without strides, paddings and
+# what SpikingJelly's neurons were not told
+VERSION, NOW = "version", 3
 
 
 def keep_rules(module: nn.Module) -> None:

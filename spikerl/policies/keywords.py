@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from gymnasium import spaces
 from torch import nn
 
-from spikerl.errors import SpikerlError, checked_whole
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.nn.budget import Budget
 from spikerl.nn.foreign import neuron_of
 from spikerl.nn.rules import keep_rules
@@ -23,8 +23,8 @@ from spikerl.policies.refusals import (
     unknown_keywords,
 )
 from spikerl.policies.seeing import check_extractor, join_entries, sees_images
-from spikerl.policies.serves import check_serves
-from spikerl.policies.target import target_problems, target_rules
+from spikerl.policies.serves import algorithm_of, check_serves
+from spikerl.policies.target import network_problems, target_problems, target_rules
 
 INSTEAD = "FlattenExtractor, or SpikingNatureCNN for images"
 
@@ -106,6 +106,11 @@ class SpikingKeywords:
             wrong.problems.append(f"spiking_critic must be True or False, found {spiking_critic!r}")
         limits = wrong.mapping("budget", budget, '{"rate": 0.1}')
         self.budget = wrong.tried(_budget, limits) if isinstance(budget, Mapping) else None
+        if budget is not None and algorithm_of(self) == "TRPO":
+            wrong.problems.append(
+                "budget adds a gradient to every pass back, and TRPO measures its trust region by "
+                "the same passes: it is for PPO, A2C and the off-policy algorithms"
+            )
         net_arch = args[2] if len(args) > 2 else kwargs.get("net_arch")
         wrong.problems += arch_problems(net_arch, self.arch_parts)
         wrong.problems += join_entries(observation_space, kwargs)
@@ -114,6 +119,7 @@ class SpikingKeywords:
         assert made is not None
         assert parts is not None
         self.neuron, self.parts, self.sim_steps = made, parts, int(sim_steps)
+        self.target = target if rules is not None else None
         self.spiking_critic = spiking_critic
         if sees_images(observation_space, kwargs):
             kwargs["features_extractor_class"] = SpikingNatureCNN
@@ -168,7 +174,25 @@ class SpikingKeywords:
     def _acting(
         self, n_in: int, widths: Sequence[int], extractor: Any, n_values: int
     ) -> nn.Sequential:
-        """The spiking layers of what acts: hidden ones, with encoder, norm and population."""
+        """The spiking layers of what acts: hidden ones, with encoder, norm and population.
+
+        Raises SpikerlError with every reason why the target cannot hold them.
+        """
+        made = self._acting_layers(n_in, widths, extractor, n_values)
+        whole: Any = extractor if isinstance(extractor, SpikingNatureCNN) else made
+        if self.target is not None:
+            problems = [
+                problem
+                for stack in stacks(whole)
+                for problem in network_problems(stack, n_values, self.target)
+            ]
+            if problems:
+                raise SpikerlError(listed(f"{type(self).__name__} cannot be made so", problems))
+        return made
+
+    def _acting_layers(
+        self, n_in: int, widths: Sequence[int], extractor: Any, n_values: int
+    ) -> nn.Sequential:
         if self.parts.plain:
             return self._spiking(n_in, widths, extractor)
         if isinstance(extractor, SpikingNatureCNN):

@@ -52,6 +52,12 @@ def check_serves(policy: Any) -> None:
     )
 
 
+def algorithm_of(policy: Any) -> str | None:
+    """The library's algorithm that is making this policy, or None where there is none."""
+    algorithm = _maker(policy)
+    return None if algorithm is None else _known(type(algorithm))
+
+
 def _maker(policy: Any) -> BaseAlgorithm | None:
     """The algorithm whose method is making the policy."""
     frame = sys._getframe(1)

@@ -1,17 +1,20 @@
-"""Whether a policy's neuron can run where the policy is to be deployed. Imports torch."""
+"""Whether a policy's neurons and layers can run where it is to be deployed. Imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from spikerl import backends
 from spikerl.backends.base import Capabilities, capability_problems, rules_of
+from spikerl.layers import Dense
 from spikerl.network import SpikingNetwork
 from spikerl.nn.foreign import ForeignNeuron, spiking_layer
 from spikerl.nn.neurons import Neuron
+from spikerl.nn.stack import SpikingStack
 
 
 def target_rules(target: str) -> dict[str, Any]:
@@ -32,6 +35,14 @@ def target_problems(neuron: Neuron | ForeignNeuron, target: str) -> list[str]:
             f"of a policy cannot have; policies can be trained for {', '.join(others)}"
         ]
     return [f"the neuron cannot run on {target!r}: {problem}" for problem in found]
+
+
+def network_problems(stack: SpikingStack, n_values: int, target: str) -> list[str]:
+    """Every reason a target does not have the layers of a stack, and a read-out of n_values."""
+    layers = stack.to_layers()
+    read_out = Dense(np.ones((n_values, stack.n_out)), spiking=False)
+    found = capability_problems(_capabilities(target), SpikingNetwork((*layers, read_out)))
+    return [f"the network cannot run on {target!r}: {problem}" for problem in found]
 
 
 def _capabilities(target: str) -> Capabilities:

@@ -1,6 +1,6 @@
 """Gymnasium wrappers: observations as spike trains, for one environment and for many.
 
-Imports gymnasium, agent, encoding, preprocessing and arguments.
+Imports gymnasium, agent, encoding, preprocessing, arguments and endings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.network import FloatArray
 from spikerl.preprocessing import Preprocessing, from_space
 from spikerl.wrappers.arguments import plain
+from spikerl.wrappers.endings import last_observations
 
 _OWN_CHANCE = 0x5B1C  # beside the environment's own stream of the same seed
 
@@ -164,8 +165,9 @@ class VectorEncodeObservation(VectorWrapper[Any, Any, Any, Any, Any], RecordCons
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         if "final_obs" in infos:
-            last = infos["final_obs"].copy()
-            for i in np.flatnonzero([one is not None for one in last]):
+            ended = np.logical_or(terminations, truncations)
+            last = last_observations(infos, ended)
+            for i in np.flatnonzero(ended):
                 last[i] = self._encoding.batch(last[i])[0]
             infos = {**infos, "final_obs": last}
         return self._encoding.batch(observations), rewards, terminations, truncations, infos

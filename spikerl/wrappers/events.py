@@ -1,6 +1,6 @@
 """Gymnasium wrappers: frames as the events of a camera, for one environment and for many.
 
-Imports gymnasium, agent, errors and arguments.
+Imports gymnasium, agent, errors, arguments and endings.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.network import FloatArray
 from spikerl.wrappers.arguments import plain
+from spikerl.wrappers.endings import last_observations
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 _SOURCES = ("render", "observation")
@@ -186,8 +187,8 @@ class VectorEventCamera(VectorWrapper[Any, Any, Any, Any, Any], RecordConstructo
         if self._mode == "SAME_STEP":
             begins = over
             if "final_obs" in infos:
-                last = infos["final_obs"].copy()
-                for i in np.flatnonzero([one is not None for one in last]):
+                last = last_observations(infos, over)
+                for i in np.flatnonzero(over):
                     row = np.arange(self.num_envs) == i
                     last[i] = self._sensor.events(np.asarray(last[i])[None], row)[0]
                 infos = {**infos, "final_obs": last}
