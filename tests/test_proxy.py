@@ -134,6 +134,14 @@ def test_losses_are_logged() -> None:
     assert logged["train/proxy_loss"] > 0
 
 
+def test_trained_with_delays_it_acts_the_same_on_nest() -> None:
+    pytest.importorskip("nest", reason="NEST is not installed")
+    made = proxy(policy_kwargs={"neuron_kwargs": {"delay_steps": 1}})
+    rows = rows_of(made, 40)
+    with HardwarePolicy(spikerl.convert(made, observations=rows), "nest") as deployed:
+        assert_same_actions(deployed.predict(rows)[0], made.predict(rows, deterministic=True)[0])
+
+
 @pytest.mark.parametrize("norm", [None, "care_bn"])
 def test_the_spiking_actor_alone_is_deployed(norm: str | None, tmp_path: Path) -> None:
     made = proxy(policy_kwargs={"norm": norm, "encoder": "population", "readout": "population"})

@@ -243,7 +243,7 @@ def trained(rows: list[Row]) -> str:
                 env,
                 f"{n:,}",
                 ", ".join([network, *(f"`{change}`" for change in changes)]),
-                ", ".join(str(row["seed"]) for row in found),
+                ", ".join(f"{row['seed']}{'' if 'versions' in row else '*'}" for row in found),
                 ", ".join(f"{np.mean(run):.1f}" for run in runs),
                 f"{over.value:.1f} [{over.low:.1f}, {over.high:.1f}]",
                 f"{np.mean([row['seconds'] for row in found]) / 60:.1f}",
@@ -269,7 +269,8 @@ def versions(rows: list[Row]) -> str:
     said = [row["versions"] for row in rows if "versions" in row]
     names = sorted({name for row in said for name in row})
     found = [f"{name} {', '.join(sorted({r[name] for r in said if name in r}))}" for name in names]
-    return f"{len(said)} of the {len(rows)} runs say their versions: {'; '.join(found)}.\n"
+    older = f"{len(rows) - len(said)} older runs, marked *, do not say theirs"
+    return f"Versions: {'; '.join(found)}. {older}.\n"
 
 
 def everywhere(rows: list[Row]) -> str:

@@ -49,10 +49,16 @@ class SpikingMemory(nn.Module):
         return {"sim_steps": self.sim_steps, "weights": [self.hidden_size, self.input_size]}
 
     def initialise(self) -> None:
-        """Decays from fast to slow, weights at which spikes flow, weak recurrence."""
-        nn.init.orthogonal_(self.synapses.weight)
+        """Decays from fast to slow, currents as large as the inputs, an orthogonal recurrence.
+
+        Inputs of size 1 are a current of about one threshold, however wide the memory is. Weights
+        orthogonal as they are would give sqrt(n_in / N) of it: a spike every few decisions, which
+        tells what was seen too late.
+        """
+        gain = max(1.0, (self.hidden_size / self.input_size) ** 0.5)
+        nn.init.orthogonal_(self.synapses.weight, gain=gain)
         nn.init.uniform_(self.synapses.bias, 0.0, 0.25)
-        nn.init.orthogonal_(self.recurrent, gain=0.3)
+        nn.init.orthogonal_(self.recurrent)
         with torch.no_grad():
             spread = torch.linspace(FASTEST, SLOWEST, self.hidden_size)
             self.decay_logit.copy_(torch.logit(spread))
