@@ -252,8 +252,29 @@ def test_the_note_is_in_the_report(versions: Any, tmp_path: Path) -> None:
 
 
 def test_an_environment_nobody_has_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConversionError, match="install the package that has it, or pass observ"):
+    hint = r"install the package.*as in package\.module:NobodyHasThis-v7, or pass observ"
+    with pytest.raises(ConversionError, match=hint):
         spikerl.convert(model("dqn"), env="NobodyHasThis-v7")
+    for module in ("nobody.has.this", ".this"):
+        with pytest.raises(ConversionError, match=f"{module}, which has Its-v1: "):
+            todays_id(f"{module}:Its-v1")
+
+
+def test_a_module_before_the_name_registers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+    (tmp_path / "spikerl_registers.py").write_text(
+        f"import gymnasium\ngymnasium.register('Registered-v0', entry_point={made!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        agent = spikerl.convert(
+            model("dqn"), env="spikerl_registers:Registered-v0", n_calibration=FEW
+        )
+        assert agent.report is not None
+    finally:
+        gym.registry.pop("Registered-v0", None)
 
 
 def test_wrappers_of_the_run_are_applied(tmp_path: Path) -> None:

@@ -35,8 +35,15 @@ def todays_id(env_id: str) -> str:
     """The registered id for a name that may be of years ago; warns when it is another one.
 
     LunarLander-v2 is LunarLander-v3 today, Hopper-v3 is Hopper-v5: the newest version registered.
+    As in gymnasium.make(), "module:Name-v1" imports the module that registers it first.
     Raises ConversionError if it is no id, or nothing of that name is registered.
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except (ImportError, TypeError) as error:  # TypeError: of a name such as ".envs"
+            raise ConversionError(f"{module}, which has {env_id}: {error}") from error
     try:
         namespace, name, version = parse_env_id(env_id)
     except gym.error.Error as error:
@@ -52,7 +59,8 @@ def todays_id(env_id: str) -> str:
     if not newer:
         raise ConversionError(
             f"no environment {env_id} (nor another version of {name}) is registered or installed "
-            "here; install the package that has it, or pass observations="
+            "here; install the package that has it, name the module that registers it as in "
+            f"package.module:{env_id}, or pass observations="
         )
     chosen = versions[max(newer)]
     warnings.warn(
