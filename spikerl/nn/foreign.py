@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from spikerl.errors import SpikerlError
 from spikerl.layers import Conv2d, Dense
 from spikerl.nn.firing import delayed
-from spikerl.nn.layer import SpikingLayer, geometry, output_shape
+from spikerl.nn.layer import SpikingLayer, output_shape, shapes
 from spikerl.nn.neurons import Neuron
 
 LIBRARY = "spikingjelly"
@@ -152,7 +152,7 @@ class ForeignLayer(nn.Module):
 
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""
-        return {**self.neuron.rules(), **geometry(self.synapses)}
+        return {**self.neuron.rules(), **shapes(self.synapses)}
 
     def normalise(self, kind: Any) -> None:
         """Refused: the currents of these neurons are their library's."""

@@ -134,7 +134,7 @@ class SpikingLayer(nn.Module):
     def rules(self) -> dict[str, Any]:
         """What its weights mean, compared where they are loaded: see rules.py."""
         norm = next((name for name, kind in NORMS.items() if type(self.norm) is kind), None)
-        return {**self.neuron.rules(), **geometry(self.synapses), "norm": norm}
+        return {**self.neuron.rules(), **shapes(self.synapses), "norm": norm}
 
     def learn_v_init(self) -> None:
         """Make the initial potentials parameters, one for each neuron."""
@@ -298,7 +298,7 @@ def straight_through(
     return rounded, bias
 
 
-def geometry(synapses: nn.Linear | nn.Conv2d) -> dict[str, Any]:
+def shapes(synapses: nn.Linear | nn.Conv2d) -> dict[str, Any]:
     """What the weights of synapses belong to, beside their neurons."""
     found: dict[str, Any] = {"weights": list(synapses.weight.shape)}
     if isinstance(synapses, nn.Conv2d):
