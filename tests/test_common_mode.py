@@ -11,7 +11,7 @@ import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
 from policies import Spaces
-from test_policies import REPLAY, rows_of
+from test_policies import LAST, REPLAY, rows_of, undecided
 
 import spikerl
 from spikerl import HardwarePolicy
@@ -77,21 +77,13 @@ def test_both_networks_learn_and_the_target_is_corrected_too() -> None:
     assert asked
 
 
-def undecided(made: Any, rows: Any) -> Any:
-    """The actions on rows, once no choice is the best one everywhere."""
-    _, spiking, _ = values(made, rows)
-    with torch.no_grad():
-        made.q_net.q_net[-1].bias.sub_(torch.as_tensor(spiking.mean(axis=0)))
-    actions = made.predict(rows, deterministic=True)[0]
-    assert len(np.unique(actions)) == 2
-    return actions
-
-
 def test_trained_with_delays_it_acts_the_same_on_nest() -> None:
     pytest.importorskip("nest", reason="NEST is not installed")
     made = corrected(neuron="IF", neuron_kwargs={"delay_steps": 1})
     rows = rows_of(made, 40)
-    theirs = undecided(made, rows)
+    undecided(made, LAST["dqn"])
+    theirs = made.predict(rows, deterministic=True)[0]
+    assert len(np.unique(theirs)) == 2
     with HardwarePolicy(spikerl.convert(made, observations=rows), "nest") as deployed:
         np.testing.assert_array_equal(deployed.predict(rows)[0], theirs)
 
@@ -99,7 +91,9 @@ def test_trained_with_delays_it_acts_the_same_on_nest() -> None:
 def test_the_correction_stays_behind(tmp_path: Path) -> None:
     made = corrected(norm="care_bn", encoder="population")
     rows = rows_of(made)
-    theirs = undecided(made, rows)
+    undecided(made, LAST["dqn"])
+    theirs = made.predict(rows, deterministic=True)[0]
+    assert len(np.unique(theirs)) == 2
     agent = spikerl.convert(made, observations=rows)
     assert [layer.n_out for layer in agent.network.layers] == [24, 16, 2]
     for backend in ("cpu", "reference"):

@@ -198,6 +198,10 @@ def test_layers_of_a_network_come_in_as_they_are(more: dict[str, float]) -> None
     assert one.fingerprint() == other.fingerprint()
 
 
+def test_decays_of_what_is_not_there_may_be_any() -> None:
+    SpikingLayer.of(Dense(np.eye(2), adaptation_decay=[0.5, 0.6]))
+
+
 def test_what_cannot_be_trained_is_refused_by_name() -> None:
     layer = Dense(np.eye(2), recurrent=np.eye(2), refractory_steps=1, v_min=-1.0)
     with pytest.raises(SpikerlError, match=r"(?s)recurrent weights.*refractory_steps 1.*v_min -1"):

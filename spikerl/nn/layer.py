@@ -69,24 +69,26 @@ class SpikingLayer(nn.Module):
         recurrence, refractory steps, a floor, synaptic currents or adaptation of several values in
         one layer, or both of them.
         """
-        extras = {name: np.unique(getattr(layer, name)) for name in EXTRAS}
+        kind = "LIF" if (np.asarray(layer.decay) != 1).any() else "IF"
+        own: tuple[str, ...] = ()
+        if layer.has_current:
+            kind, own = "CLIF", ("current_decay",)
+        elif layer.adapts:
+            kind, own = "ALIF", ("adaptation", "adaptation_decay")
+        extras = {name: np.unique(getattr(layer, name)) for name in own}
+        both = layer.has_current and layer.adapts
         unknown = [
             f"{name} {value!r}"
             for name, value, plain in (
                 ("recurrent weights", layer.recurrent_weight is not None, False),
                 ("refractory_steps", layer.refractory_steps, 0),
                 ("v_min", layer.v_min, None),
-                (
-                    "both a synaptic current and adaptation",
-                    layer.has_current and layer.adapts,
-                    False,
-                ),
-                *(
-                    (f"several values of {name}", len(value) > 1, False)
-                    for name, value in extras.items()
-                ),
+                ("both a synaptic current and adaptation", both, False),
             )
             if value != plain
+        ]
+        unknown += [
+            f"several values of {name}" for name, values in extras.items() if values.size > 1
         ]
         if unknown:
             raise SpikerlError(listed("this layer cannot be trained", unknown))
@@ -99,12 +101,7 @@ class SpikingLayer(nn.Module):
             geometry = (layer.stride, layer.padding)
             synapses = nn.Conv2d(before, channels, tuple(kernel), *geometry)
             shape = layer.input_shape
-        kind = "LIF" if (np.asarray(layer.decay) != 1).any() else "IF"
-        if layer.has_current:
-            kind, rules = "CLIF", {**rules, "current_decay": float(extras["current_decay"][0])}
-        elif layer.adapts:
-            own = ("adaptation", "adaptation_decay")
-            kind, rules = "ALIF", {**rules, **{name: float(extras[name][0]) for name in own}}
+        rules |= {name: values.item() for name, values in extras.items()}
         neuron = Neuron(kind, reset=layer.reset, delay_steps=layer.delay_steps, **rules)
         found = cls(synapses, neuron, shape)
         with torch.no_grad():
