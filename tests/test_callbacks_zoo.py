@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 from policies import model
+from processes import run_python
 
 import spikerl
 
@@ -48,14 +46,8 @@ def test_a_run_of_rl_zoo_leaves_a_spiking_agent(tmp_path: Path) -> None:
     pytest.importorskip("rl_zoo3")
     (tmp_path / "settings.yml").write_text(SETTINGS % (tmp_path / "agents"))
     line = "--algo ppo --env CartPole-v1 --conf-file settings.yml --log-folder logs --eval-freq 128"
-    done = subprocess.run(
-        [sys.executable, "-m", "rl_zoo3.train", *line.split(), "--device", "cpu"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+    words = ("rl_zoo3.train", *line.split(), "--device", "cpu")
+    done = run_python("-m", *words, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     assert "spiking/" in done.stdout
     assert done.stdout.count("synaptic_operations") == 1  # rl-zoo ends its first callback twice

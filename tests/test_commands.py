@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from policies import model
+from processes import run_python
 
 import spikerl
 from spikerl.cli import evaluate as command
@@ -24,13 +23,7 @@ AGENT = ROOT / "zoo" / "agents" / "dqn" / "CartPole-v1_1"
 
 
 def run(*arguments: Any, columns: int = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "spikerl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": str(columns)},
-    )
+    return run_python("-m", "spikerl", *arguments, env={"COLUMNS": str(columns)})
 
 
 def test_convert_saves_an_agent_that_acts(tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 NEEDS = {
@@ -48,13 +47,7 @@ def test_the_example_runs_and_prints(path, tmp_path):
     for module in NEEDS.get(path.stem, ()):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    done = subprocess.run(
-        [sys.executable, path, *SHORTER.get(path.stem, [])],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_python(path, *SHORTER.get(path.stem, []), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert re.search(SAID.get(path.stem, ""), done.stdout), done.stdout

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from experiments import AGENT, done, small_cells
+from processes import run_python
 
 from spikerl.cli import experiment as command_line
 from spikerl.errors import SpikerlError
@@ -57,13 +58,7 @@ def command(*arguments: Any) -> list[str]:
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "160"},
-    )
+    return run_python("-m", "spikerl", "experiment", *arguments, env={"COLUMNS": "160"})
 
 
 def grid_file(folder: Path, **other: str) -> Path:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 
@@ -63,7 +64,8 @@ def run_python(code, checkout):
         done = run([sys.executable, "-m", "pytest", "-q", "test_it.py"], checkout)
         assert re.search(r"^\d+ passed", done.stdout, re.M), done.stdout + done.stderr
     else:
-        done = run([sys.executable, "-c", code], checkout)
+        (checkout / "block.py").write_text(code)
+        done = processes.run_python(checkout / "block.py", cwd=checkout)
     assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from processes import run_python
 from small_agents import catcher
 
 import spikerl.envs  # noqa: F401 - registers Catch
@@ -34,12 +34,7 @@ def test_each_episode_becomes_a_video_of_frames_and_spikes(saved: Path, tmp_path
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     folder = tmp_path / "new" / "videos"
     options = ("-o", folder, "--episodes", 2, "--seed", 4, "--spikes", "--last", 15, "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "spikerl", "watch", *map(str, (saved, *options))],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "spikerl", "watch", saved, *options)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["sim_steps"] == 8

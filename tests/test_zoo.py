@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from processes import run_python
 from stable_baselines3.common.noise import NormalActionNoise
 from zoo_entries import ENTRIES, FILES, ZOO, register_environments
 
@@ -143,17 +141,10 @@ def test_rl_zoo_trains_with_a_proxy_target(tmp_path: Path) -> None:
     settings = (ZOO / "proxy_td3.yml").read_text("utf-8").split("HalfCheetah-v5")[0]
     settings = settings.replace("Hopper-v5", "Pendulum-v1").replace("25000", "60")
     (tmp_path / "conf.yml").write_text(settings.replace("!!float 1e6", "90"))
-    command = [sys.executable, str(ZOO / "train.py"), "--algo", "proxy_td3"]
+    command = [str(ZOO / "train.py"), "--algo", "proxy_td3"]
     command += ["--env", "Pendulum-v1", "--conf-file", str(tmp_path / "conf.yml")]
     command += ["--log-folder", str(tmp_path / "logs"), "--eval-freq", "-1", "--device", "cpu"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ZOO.parent)},
-    )
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     agent = spikerl.convert(tmp_path / "logs" / "proxy_td3" / "Pendulum-v1_1", n_calibration=100)
     assert agent.provenance["source"]["algorithm"] == "proxy_td3"

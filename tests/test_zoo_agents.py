@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from processes import run_python
 
 import spikerl
 from spikerl import HardwarePolicy
@@ -66,9 +64,8 @@ def test_a_trained_spiking_agent_is_deployed_as_it_is(path: Path) -> None:
 def test_rl_zoo_plays_an_agent(path: Path) -> None:
     pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
     env = path.name.rsplit("_", 1)[0]
-    command = [sys.executable, "-m", "rl_zoo3.enjoy", "--algo", path.parent.name, "--env", env]
+    command = ["-m", "rl_zoo3.enjoy", "--algo", path.parent.name, "--env", env]
     command += ["-f", str(ZOO / "agents"), "-n", "600", "--no-render", "--device", "cpu"]
-    where = {**os.environ, "PYTHONPATH": str(ZOO.parent), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=where)
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Mean reward" in done.stdout

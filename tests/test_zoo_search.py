@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import yaml
+from processes import run_python
 from zoo_entries import ENTRIES, FILES, ZOO, register_environments
 
 from spikerl.conversion.environments import maker
@@ -81,14 +79,11 @@ def test_a_trial_keeps_what_the_entry_says_besides(algo: str, env: str, search: 
 
 def test_a_search_is_run_and_one_of_its_trials_is_trained(tmp_path: Path, search: Any) -> None:
     def train(*options: str) -> None:
-        command = [sys.executable, str(ZOO / "train.py"), "--algo", "proxy_td3", "--device", "cpu"]
+        command = [str(ZOO / "train.py"), "--algo", "proxy_td3", "--device", "cpu"]
         command += ["--env", "Pendulum-v1", "--conf-file", str(tmp_path / "conf.yml")]
         command += ["-f", str(tmp_path / "logs"), "--study-name", "s", "--eval-episodes", "1"]
         command += ["--storage", str(tmp_path / "trials.log"), "--seed", "0", *options]
-        here = {**os.environ, "PYTHONPATH": str(ZOO.parent)}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=300, env=here
-        )
+        done = run_python(*command)
         assert done.returncode == 0, done.stderr[-2000:]
 
     entry = {
