@@ -137,9 +137,16 @@ ARROWS: dict[str, set[str]] = {
         *("wrappers.arguments", "wrappers.endings"),
     },
     "wrappers.events": {"agent", "errors", "network", "wrappers.arguments", "wrappers.endings"},
-    "wrappers.record": {"agent", "episode", "errors", "hardware", "heads", "network"},
+    "wrappers.decisions": {"episode", "errors", "hardware", "heads", "network"},
+    "wrappers.record": {"episode", "errors", "hardware", "wrappers.decisions"},
+    "wrappers.record_vector": {
+        *("episode", "errors", "hardware", "network", "wrappers.decisions"),
+    },
     "wrappers.select": {"agent", "errors", "wrappers.arguments"},
-    "wrappers": {"wrappers.encode", "wrappers.events", "wrappers.record", "wrappers.select"},
+    "wrappers": {
+        *("wrappers.encode", "wrappers.events", "wrappers.record", "wrappers.record_vector"),
+        "wrappers.select",
+    },
     "envs.catch": {"errors"},
     "envs": {"envs.catch", "wrappers"},
     "evaluation": {

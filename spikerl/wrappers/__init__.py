@@ -6,6 +6,7 @@ Imports gymnasium and the numpy core; no torch.
 from spikerl.wrappers.encode import EncodeObservation, VectorEncodeObservation
 from spikerl.wrappers.events import EventCamera, VectorEventCamera
 from spikerl.wrappers.record import RecordSpikes
+from spikerl.wrappers.record_vector import VectorRecordSpikes
 from spikerl.wrappers.select import KeepEntries
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "RecordSpikes",
     "VectorEncodeObservation",
     "VectorEventCamera",
+    "VectorRecordSpikes",
 ]

@@ -1,52 +1,23 @@
 """RecordSpikes: a Gymnasium wrapper that keeps what a policy's neurons did, beside the episode.
 
-Imports gymnasium, agent, episode and hardware; plots late, for frames with a raster.
+Imports gymnasium, decisions, episode and hardware; plots late, for frames with a raster.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
-from numpy.typing import NDArray
 
-from spikerl.episode import About, EpisodeRecording
-from spikerl.errors import SpikerlError, checked_whole, listed
+from spikerl.episode import EpisodeRecording
+from spikerl.errors import SpikerlError, listed
 from spikerl.hardware import HardwarePolicy
-from spikerl.heads import Binary, Categorical, Gaussian, Head
-from spikerl.network import FloatArray, Recording
-
-_NAME = "episode-{:05d}.npz"
-_NUMBERED = re.compile(r"episode-(\d+)\.npz")
-
-
-class SharedPolicy:
-    """A policy in the arguments of an environment's spec: shared when copied, never written down.
-
-    gym.make(env.spec) and copy.deepcopy(env) give environments that record the same policy, as long
-    as they stay in its process.
-    """
-
-    def __init__(self, policy: HardwarePolicy) -> None:
-        self.policy = policy
-
-    def __deepcopy__(self, memo: Any) -> SharedPolicy:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise SpikerlError(
-            "RecordSpikes holds a policy, which cannot leave its process: send the environment "
-            "without the wrapper, and put RecordSpikes(env, policy) around it there"
-        )
+from spikerl.wrappers.decisions import EpisodeDecisions, SharedPolicy, recording_problems
 
 
 class RecordingSpec(EnvSpec):
@@ -65,16 +36,6 @@ class RecordingSpec(EnvSpec):
                     "what is made of it"
                 )
         return super().to_json()
-
-
-@dataclass
-class _Decision:
-    step: int
-    spikes: tuple[NDArray[np.uint8], ...]  # bits of [T, n], an eighth of the memory
-    potentials: tuple[FloatArray | None, ...]
-    values: FloatArray
-    action: NDArray[Any]
-    reward: float = 0.0
 
 
 class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -111,27 +72,18 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         options: dict[str, Any] = {"folder": place, "last": last, "row": row, "beside": beside}
         RecordConstructorArgs.__init__(self, policy=SharedPolicy(policy), **options)
         gym.Wrapper.__init__(self, env)
-        problems = _problems(env, policy, last, row, beside)
+        problems = recording_problems(policy, last, row, beside, env.render_mode)
         if problems:
             raise SpikerlError(listed("spikes cannot be recorded like this", problems))
-        self._shared = SharedPolicy(policy)  # so that a copy of the environment shares it too
-        self._row = row
-        self._decisions: deque[_Decision] = deque(maxlen=last)
-        self._sizes = tuple(layer.n_out for layer in policy.agent.network.spiking_layers)
+        spec = env.spec
+        name = type(self.unwrapped).__name__ if spec is None else spec.id
+        # shared, so that a copy of the environment shares it too
+        self._decisions = EpisodeDecisions(SharedPolicy(policy), row, name, place, last)
         self._panel: Any = None
         if beside and env.render_mode == "rgb_array":
             from spikerl.plots.panel import Panel
 
-            self._panel = Panel(self._sizes, policy.sim_steps)
-        self.folder = None if place is None else Path(place)
-        self.saved: Path | None = None  # the file of the last episode
-        if self.folder is not None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise SpikerlError(f"{place} cannot be made: {error.strerror}") from None
-        self._ended: Literal["terminated", "truncated", "unfinished"]
-        self._begin(None)
+            self._panel = Panel(self._decisions.sizes, policy.sim_steps)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]  # as Wrapper itself has it
@@ -146,44 +98,27 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     @property
     def policy(self) -> HardwarePolicy:
         """Whose decisions are recorded."""
-        return self._shared.policy
+        return self._decisions.policy
 
     @property
     def episode(self) -> EpisodeRecording:
         """What is held of the present episode, or of the one that has just ended."""
-        held = self._decisions
-        potentials = [d.potentials for d in held]
-        readable = potentials[0] if potentials else ()
-        return EpisodeRecording(
-            steps=np.array([d.step for d in held], dtype=np.int64),
-            spikes=tuple(self._spikes(held, layer) for layer in range(len(self._sizes))),
-            potentials=tuple(
-                None if v is None else np.stack([cast(FloatArray, p[i]) for p in potentials])
-                for i, v in enumerate(readable)
-            ),
-            values=np.array([d.values for d in held]),
-            actions=np.array([d.action for d in held]),
-            rewards=np.array([d.reward for d in held]),
-            about=self._about(),
-        )
+        return self._decisions.episode
+
+    @property
+    def saved(self) -> Path | None:
+        """The file of the last episode."""
+        return self._decisions.saved
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self._save()
-        self._begin(seed)
+        self._decisions.save()
+        self._decisions.begin(seed)
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        recording = self.policy.recording
-        if recording is not None and recording is not self._seen:
-            self._note(recording, action)
+        self._decisions.note(action)
         observation, reward, terminated, truncated, info = super().step(action)
-        self._steps += 1
-        self._total += float(reward)
-        if self._decisions:
-            self._decisions[-1].reward += float(reward)
-        if terminated or truncated:
-            self._ended = "terminated" if terminated else "truncated"
-            self._save()
+        self._decisions.count(reward, terminated, truncated)
         return observation, reward, terminated, truncated, info
 
     def render(self) -> Any:
@@ -191,110 +126,9 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         frame = super().render()
         if self._panel is None or frame is None:
             return frame
-        latest = [self._unpacked(d) for d in list(self._decisions)[-self._panel.decisions :]]
-        return self._panel.beside(frame, latest)
+        return self._panel.beside(frame, self._decisions.latest(self._panel.decisions))
 
     def close(self) -> None:
         """Save an episode that has not ended, and close the environment."""
-        self._save()
+        self._decisions.save()
         super().close()
-
-    def _begin(self, seed: int | None) -> None:
-        self._decisions.clear()
-        self._seen = self.policy.recording  # of a decision that was not for this episode
-        self._steps = self._made = 0
-        self._total = 0.0
-        self._seed = seed
-        self._ended = "unfinished"
-        self._unsaved = False
-
-    def _note(self, recording: Recording, action: Any) -> None:
-        self._seen = recording
-        row = self._row
-        if recording.spikes is None:
-            raise SpikerlError(
-                f"back end {self.policy.backend.name!r} gives no single spikes, only counts: run "
-                "the agent on another one, such as 'cpu'"
-            )
-        rows = max((len(counts) for counts in recording.counts), default=1)
-        if row >= rows:
-            raise SpikerlError(f"row is {row}, the policy decided for {rows} environments")
-        values = self.policy.agent.decoder.values(recording)[row]
-        self._decisions.append(
-            _Decision(
-                step=self._steps,
-                spikes=tuple(np.packbits(layer[:, row]) for layer in recording.spikes),
-                potentials=tuple(
-                    None if v is None else np.array(v[row]) for v in recording.potentials
-                ),
-                values=np.array(values, dtype=np.float64),
-                action=np.array(action),
-            )
-        )
-        self._made += 1
-        self._unsaved = True
-
-    def _unpacked(self, decision: _Decision) -> tuple[NDArray[np.bool_], ...]:
-        def layers() -> Iterator[NDArray[np.bool_]]:
-            for bits, n in zip(decision.spikes, self._sizes, strict=True):
-                shape = (self.policy.sim_steps, n)
-                yield np.unpackbits(bits, count=shape[0] * n).astype(np.bool_).reshape(shape)
-
-        return tuple(layers())
-
-    def _spikes(self, held: deque[_Decision], layer: int) -> NDArray[np.bool_]:
-        empty = np.zeros((0, self.policy.sim_steps, self._sizes[layer]), dtype=np.bool_)
-        return np.stack([self._unpacked(d)[layer] for d in held]) if held else empty
-
-    def _about(self) -> About:
-        head = self.policy.agent.decoder.head
-        meaning, choices = _meaning(head)
-        spec = self.env.spec
-        return About(
-            environment=type(self.unwrapped).__name__ if spec is None else spec.id,
-            backend=self.policy.backend.name,
-            sim_steps=int(self.policy.sim_steps),
-            dt_ms=float(self.policy.agent.network.dt_ms),
-            seed=self._seed,
-            meaning=meaning,
-            choices=choices,
-            n_decisions=self._made,
-            n_steps=self._steps,
-            total_reward=self._total,
-            ended=self._ended,
-        )
-
-    def _save(self) -> None:
-        if self.folder is None or not self._unsaved:
-            return
-        found = [_NUMBERED.fullmatch(path.name) for path in self.folder.iterdir()]
-        number = 1 + max((int(match[1]) for match in found if match), default=-1)
-        self.saved = self.folder / _NAME.format(number)
-        self.episode.save(self.saved)
-        self._unsaved = False
-
-
-def _problems(env: Any, policy: Any, last: Any, row: Any, beside: bool) -> list[str]:
-    problems = [] if last is None else checked_whole("last", last)
-    problems += checked_whole("row", row, least=0)
-    if not isinstance(policy, HardwarePolicy):
-        problems.append(f"policy is {type(policy).__name__}, wanted a HardwarePolicy")
-    elif not policy.records_spikes:
-        problems.append("the policy records no spikes: make it with record_spikes=True")
-    if beside and str(env.render_mode).endswith("_list"):
-        problems.append(
-            f"render_mode is {env.render_mode!r}: a raster belongs to one frame, make the "
-            "environment with render_mode='rgb_array', or pass beside=False"
-        )
-    return problems
-
-
-def _meaning(head: Head) -> tuple[Any, tuple[int, ...]]:
-    """What the values of a head are, and how many belong to each choice."""
-    if isinstance(head, Categorical):
-        return {"softmax": "logits", "epsilon": "Q values"}.get(head.sampling, "scores"), head.nvec
-    if isinstance(head, Binary):
-        return "odds", (1,) * head.n
-    if isinstance(head, Gaussian):
-        return "means", (int(head.low.size),)
-    return "scores", (head.n_values,)
