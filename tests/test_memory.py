@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from spikerl import SpikingNetwork
+from spikerl.errors import SpikerlError, reasons
+from spikerl.layers import Dense
 from spikerl.nn.memory import SpikingMemory
 from spikerl.nn.surrogates import Surrogate
 from spikerl.reference import initial_state, simulate
@@ -97,3 +99,47 @@ def test_two_halves_of_a_sequence_are_the_whole(cut: int) -> None:
     second, other = cell(rows[cut:], state, starts()[cut:])
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(other[1], end[1])
+
+
+def test_a_memory_comes_back_from_its_layer_exactly() -> None:
+    cell = SpikingMemory(4, 500, T)
+    with torch.no_grad():
+        cell.decay_logit.uniform_(-6, 9)  # decays of 0.002 to 0.9999
+    layer = cell.to_layer()
+    again = SpikingMemory.of(layer, T)
+    for name in ("weight", "bias", "recurrent", "decay"):
+        np.testing.assert_array_equal(getattr(again.to_layer(), name), getattr(layer, name))
+    rows = torch.randn(3, B, 4)
+    begun = torch.zeros(3, B)
+    with torch.no_grad():
+        ours, theirs = (one.eval()(rows, one.fresh(B), begun)[0] for one in (cell, again))
+    assert torch.equal(ours, theirs)
+    assert ours.any()
+
+
+def test_decays_of_another_network_are_rounded_to_the_nearest_that_can_be_learned() -> None:
+    decay = np.linspace(0.01, 0.999, 50)
+    layer = Dense(np.ones((50, 2)), recurrent=np.zeros((50, 50)), decay=decay)
+    found = SpikingMemory.of(layer, T).to_layer().decay
+    np.testing.assert_allclose(found, decay, rtol=3e-7)
+
+
+def test_a_layer_that_is_no_memory_is_refused_with_every_reason() -> None:
+    plain = Dense(np.ones((3, 2)), reset="zero", decay=1.0, v_init=0.5, delay_steps=1)
+    with pytest.raises(SpikerlError) as caught:
+        SpikingMemory.of(plain, T)
+    assert reasons(caught.value) == [
+        *("wanted recurrent weights", "wanted reset by subtraction"),
+        *("wanted potentials that start at 0", "wanted decays between 0 and 1", "wanted no delay"),
+    ]
+    for other in (
+        {"refractory_steps": 2},
+        {"v_min": -1.0},
+        {"v_threshold": 2.0},
+        {"current_decay": 0.5},
+        {"adaptation": 0.1, "adaptation_decay": 0.9},
+    ):
+        layer = Dense(np.ones((3, 2)), recurrent=np.zeros((3, 3)), decay=0.9, **other)
+        with pytest.raises(SpikerlError) as caught:
+            SpikingMemory.of(layer, T)
+        assert len(reasons(caught.value)) == 1, other

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikerl.errors import SpikerlError, listed
 from spikerl.layers import Dense
 from spikerl.nn import kernels
 from spikerl.nn.layer import exact_array
@@ -43,6 +45,37 @@ class SpikingMemory(nn.Module):
         self.decay_logit = nn.Parameter(torch.empty(hidden_size))
         self.initialise()
         keep_rules(self)
+
+    @classmethod
+    def of(cls, layer: Dense, sim_steps: int, surrogate: Surrogate | None = None) -> SpikingMemory:
+        """The neurons of a recurrent layer of a SpikingNetwork, in float32; v_init must be 0.
+
+        What to_layer() gave comes back exactly. Raises SpikerlError with what a memory is not.
+        """
+        decay = np.asarray(layer.decay)
+        wanted = {
+            "recurrent weights": layer.recurrent_weight is not None,
+            "neurons that fire": layer.spiking,
+            "reset by subtraction": layer.reset == "subtract",
+            "thresholds of 1": np.all(np.asarray(layer.v_threshold) == 1),
+            "potentials that start at 0": not np.any(layer.v_init),
+            "decays between 0 and 1": np.all((decay > 0) & (decay < 1)),
+            "no refractory steps": not layer.refractory_steps,
+            "no floor": layer.v_min is None,
+            "no delay": not layer.delay_steps,
+            "no synaptic current": not layer.has_current,
+            "no adaptation": not layer.adapts,
+        }
+        missing = [f"wanted {name}" for name, there in wanted.items() if not there]
+        if missing:
+            raise SpikerlError(listed("this layer is no SpikingMemory", missing))
+        found = cls(layer.n_in, layer.n_out, sim_steps, surrogate)
+        with torch.no_grad():
+            found.synapses.weight.copy_(torch.tensor(layer.weight))
+            found.synapses.bias.copy_(torch.tensor(layer.bias))
+            found.recurrent.copy_(torch.tensor(layer.recurrent).T)
+            found.decay_logit.copy_(_logit(torch.tensor(decay)))
+        return found
 
     def rules(self) -> dict[str, Any]:
         """What the weights mean and their tensors do not hold."""
@@ -124,6 +157,20 @@ class SpikingMemory(nn.Module):
             recurrent=exact_array(self.recurrent).T,
             decay=exact_array(torch.sigmoid(self.decay_logit)),
         )
+
+
+def _logit(decay: Tensor) -> Tensor:
+    """The numbers in float32 whose sigmoid in float32 is nearest to decays in float64."""
+    middle = torch.logit(decay).float()
+    near = [middle]
+    for way in (-torch.inf, torch.inf):
+        found = middle
+        for _ in range(8):
+            found = torch.nextafter(found, torch.full_like(found, way))
+            near.append(found)
+    tried = torch.stack(near)
+    best = (torch.sigmoid(tried).double() - decay).abs().argmin(dim=0, keepdim=True)
+    return tried.gather(0, best)[0]
 
 
 class _Remember(torch.autograd.Function):
