@@ -20,7 +20,7 @@ model = PPO(
     n_steps=128,
     seed=0,
     policy_kwargs={"activation_fn": torch.nn.ReLU},
-).learn(20_000)
+).learn(8_000)
 
 agent = spikerl.convert(model, sim_steps=32)
 print(agent.report)
