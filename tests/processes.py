@@ -1,7 +1,8 @@
 """Programs in processes of their own, without the seconds that importing torch and SB3 takes.
 
-A server that has imported them is forked for every program. What is tested is imported anew, and
-arguments, directory, environment, output and exit status are those of a new interpreter.
+A server that has imported them is forked for every program. What is tested is imported anew;
+arguments, directory, output and exit status are those of a new interpreter, and so is the
+environment but for what Python reads as it starts (PYTHONWARNINGS and the like).
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ def test_a_memory_comes_back_from_its_layer_exactly() -> None:
     cell = SpikingMemory(4, 500, T)
     with torch.no_grad():
         cell.decay_logit.uniform_(-6, 9)  # decays of 0.002 to 0.9999
+        cell.decay_logit[:4] = torch.tensor([-80.0, -20.0, 16.6, 25.0])  # the last: 1
     layer = cell.to_layer()
     again = SpikingMemory.of(layer, T)
     for name in ("weight", "bias", "recurrent", "decay"):
@@ -130,16 +131,39 @@ def test_a_layer_that_is_no_memory_is_refused_with_every_reason() -> None:
         SpikingMemory.of(plain, T)
     assert reasons(caught.value) == [
         *("wanted recurrent weights", "wanted reset by subtraction"),
-        *("wanted potentials that start at 0", "wanted decays between 0 and 1", "wanted no delay"),
+        *("wanted potentials that start at 0", "wanted no delay"),
     ]
     for other in (
+        {"decay": 1e-40},
+        {"bias": [0, 0, 1e300]},
         {"refractory_steps": 2},
         {"v_min": -1.0},
         {"v_threshold": 2.0},
         {"current_decay": 0.5},
         {"adaptation": 0.1, "adaptation_decay": 0.9},
     ):
-        layer = Dense(np.ones((3, 2)), recurrent=np.zeros((3, 3)), decay=0.9, **other)
+        layer = Dense(np.ones((3, 2)), recurrent=np.zeros((3, 3)), **{"decay": 0.9, **other})
         with pytest.raises(SpikerlError) as caught:
             SpikingMemory.of(layer, T)
         assert len(reasons(caught.value)) == 1, other
+
+
+def test_a_memory_takes_a_step_at_least() -> None:
+    for sim_steps in (0, "3", 1.5):
+        with pytest.raises(SpikerlError, match="sim_steps must be a whole number >= 1, found"):
+            SpikingMemory(4, 3, sim_steps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_taken_for_silence(odd: float) -> None:
+    cell = memory().eval()
+    rows = torch.randn(1, B, 4)
+    rows[0, 2, 1] = odd
+    with torch.no_grad():
+        rates, state = cell(rows, cell.fresh(B), torch.ones(1, B))
+        later, _ = cell(torch.randn(1, B, 4), state, torch.zeros(1, B))
+        anew, _ = cell(torch.randn(1, B, 4), state, torch.ones(1, B))
+    for found in (rates, later):  # a potential is kept, a new episode forgets it
+        assert torch.isnan(found[0, 2]).all()
+        assert torch.isfinite(found[0, [0, 1, 3, 4]]).all()
+    assert torch.isfinite(anew).all()

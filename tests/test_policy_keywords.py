@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 from policies import box
 from test_policy_algorithms import alone, made
 
 from spikerl import policies
-from spikerl.errors import SpikerlError
+from spikerl.errors import SpikerlError, reasons
+from spikerl.nn import SpikingMLP
+from spikerl.nn.surrogates import Surrogate
 
 ACTOR_CRITIC = policies.SpikingActorCriticPolicy
 
@@ -140,3 +145,88 @@ def test_keywords_of_sb3_and_of_a_subclass_are_known() -> None:
     assert alone(policies.SpikingTQCPolicy, box(1)).sim_steps == 8
     (problem,) = refused(Wider, margins=0.5)
     assert problem == "there is no keyword 'margins'; did you mean 'margin'?"
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (spaces.Tuple((box(2), box(3))), "Tuple("),
+        (spaces.Text(4), "Text("),
+        (spaces.Sequence(box(2)), "Sequence("),
+        (spaces.Discrete(4, start=2), "Discrete(4, start=2)"),
+        (spaces.MultiDiscrete([[2, 3], [4, 5]]), "MultiDiscrete("),
+        (spaces.Box(-1, 1, ()), "without an axis"),
+        (spaces.Dict({"a": box(2), "b": spaces.Dict({"c": box(1)})}), "Dict (entry 'b')"),
+        (spaces.Dict({"a": box(2), "b": spaces.Discrete(3, start=1)}), "start=1) (entry 'b')"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ACTOR_CRITIC, policies.SpikingRecurrentPolicy])
+def test_observations_that_sb3_cannot_hand_on_are_refused(
+    kind: type[Any], space: spaces.Space[Any], said: str
+) -> None:
+    with pytest.raises(SpikerlError) as error:
+        kind(space, box(1), lambda _: 1e-3, sim_steps=0)
+    _, steps, problem = str(error.value).split("\n  - ")
+    assert "sim_steps" in steps
+    assert problem.startswith("the observations are ")
+    assert said in problem
+    assert "wanted a Box with an axis at least" in problem
+    assert "FlattenObservation" in problem
+
+
+def test_what_images_do_not_have_is_in_one_error_with_all_else() -> None:
+    image = spaces.Box(0, 255, (3, 40, 40), np.uint8)
+    with pytest.raises(SpikerlError) as error:
+        ACTOR_CRITIC(image, box(1), lambda _: 1e-3, net_arch=[8], encoder="population", sim_steps=0)
+    starts = ("sim_steps must be", "net_arch is [8]: the outputs are read", "encoder, readout and")
+    for start, problem in zip(starts, reasons(error.value), strict=True):
+        assert problem.startswith(start), problem
+
+
+def test_a_critic_of_actions_wants_both_parts_of_net_arch() -> None:
+    for given, lacks in (({"qf": [8]}, "pi"), ({"pi": [8]}, "qf")):
+        (problem,) = refused(policies.SpikingSACPolicy, net_arch=given)
+        assert problem.startswith(f"net_arch lacks {lacks!r}; wanted")
+
+
+def test_parts_and_surrogates_go_by_their_other_names() -> None:
+    for given, kept in (
+        ({"encoder": "current"}, {"encoder": "constant"}),
+        ({"readout": "potential"}, {"readout": "linear", "readout_kwargs": {}}),
+        ({"readout": "rate"}, {"readout": "population", "readout_kwargs": {"size": 1}}),
+    ):
+        policy = ACTOR_CRITIC(box(3), box(2), lambda _: 1e-3, net_arch=[4], **given)
+        told = policy._get_constructor_parameters()
+        assert {name: told[name] for name in kept} == kept
+        assert policy.predict(np.zeros(3, np.float32))[0].shape == (2,)
+    assert Surrogate("superspike") == Surrogate("fast_sigmoid")
+    assert Surrogate("piecewise") == Surrogate("rectangle")
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [ACTOR_CRITIC, policies.SpikingRecurrentPolicy])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_observation_that_is_no_number_is_refused_as_sb3_does(
+    kind: type[Any], odd: float
+) -> None:
+    policy = kind(box(3), box(2), lambda _: 1e-3)
+    with pytest.raises(ValueError, match="nan"):
+        policy.predict(np.array([0.0, odd, 0.0], np.float32))
+
+
+def test_only_the_rows_that_are_no_numbers_are_lost() -> None:
+    space = spaces.Box(0, 255, (1, 12, 12), np.uint8)
+    image = policies.SpikingNatureCNN(space, 8, kernels=[(4, 4, 2)]).eval()
+    for stack, rows in (
+        (SpikingMLP(3, [5], sim_steps=4).eval(), torch.rand(300, 3)),
+        (image, torch.rand(3, 1, 12, 12)),
+    ):
+        with torch.no_grad():
+            whole = stack(rows)
+            rows.flatten(1)[1, 0] = torch.nan
+            found = stack(rows)
+            large = stack(rows.fill_(3e38))  # a sum of them is infinite, none of them is
+        assert torch.isnan(found[1]).all()
+        keep = torch.arange(len(rows)) != 1
+        assert torch.equal(found[keep], whole[keep])
+        assert torch.isfinite(large).all()

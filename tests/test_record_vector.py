@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordVideo
 from recorders import Screen, pole, recorder
 
@@ -114,3 +115,24 @@ def test_a_video_has_each_frame_with_its_raster(tmp_path: Path) -> None:
         assert not np.array_equal(frames[0], frames[1])  # the same frame, other spikes
         film.close()
     assert [path.suffix for path in (tmp_path / "film").iterdir()] == [".mp4"]
+
+
+def test_rows_of_one_generator_have_no_seed_and_every_vector_says_its_environment() -> None:
+    with recorder(n_envs=2) as policy:
+        for kind, seeds in (("vector_entry_point", [None, None]), ("async", [5, 6])):
+            env = VectorRecordSpikes(
+                gym.make_vec("CartPole-v1", 2, vectorization_mode=kind), policy
+            )
+            observations, _ = env.reset(seed=5)
+            env.step(policy.predict(observations)[0])
+            about = [episode.about for episode in env.episodes]
+            assert [a.seed for a in about] == seeds
+            for i, seed in enumerate(seeds):  # the environment a seed speaks of is this one
+                alone, _ = pole().reset(seed=5 + i)
+                assert np.allclose(alone, observations[i]) == (seed is not None)
+            assert [a.environment for a in about] == ["CartPole-v1"] * 2
+            env.close()
+        by_hand = AsyncVectorEnv([pole] * 2)
+        env = VectorRecordSpikes(by_hand, policy)
+        assert env.episodes[0].about.environment == "CartPole-v1"
+        env.close()

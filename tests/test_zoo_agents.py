@@ -34,6 +34,8 @@ def test_an_agent_says_how_it_was_made(path: Path) -> None:
     assert isinstance(said["seed"], int)
     assert said["env_kwargs"] is None  # rl-zoo's enjoy looks it up
     assert "policy" in yaml.safe_load((path / env / "config.yml").read_text("utf-8"))
+    if path in SPIKING:
+        assert {"spikerl", "stable_baselines3", "rl_zoo3", "torch"} <= set(said["versions"])
 
 
 @pytest.mark.parametrize("path", SPIKING, ids=name)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.layers import Dense
 from spikerl.nn import kernels
 from spikerl.nn.layer import exact_array
@@ -21,6 +21,7 @@ from spikerl.nn.surrogates import Surrogate
 
 State = tuple[Tensor, Tensor]
 SLOWEST, FASTEST = 0.98, 0.5  # decays are spread between these at the start
+SHORTEST = 1e-37  # of a decay; below, float32 has few digits or none
 
 
 class SpikingMemory(nn.Module):
@@ -37,6 +38,8 @@ class SpikingMemory(nn.Module):
         self, input_size: int, hidden_size: int, sim_steps: int, surrogate: Surrogate | None = None
     ) -> None:
         super().__init__()
+        if problems := checked_whole("sim_steps", sim_steps):
+            raise SpikerlError(listed("this memory cannot be", problems))
         self.input_size, self.hidden_size = input_size, hidden_size
         self.sim_steps = sim_steps
         self.surrogate = surrogate or Surrogate("fast_sigmoid")
@@ -48,18 +51,23 @@ class SpikingMemory(nn.Module):
 
     @classmethod
     def of(cls, layer: Dense, sim_steps: int, surrogate: Surrogate | None = None) -> SpikingMemory:
-        """The neurons of a recurrent layer of a SpikingNetwork, in float32; v_init must be 0.
+        """The neurons of a recurrent layer of a SpikingNetwork, in float32.
 
         What to_layer() gave comes back exactly. Raises SpikerlError with what a memory is not.
         """
-        decay = np.asarray(layer.decay)
+        decay = np.asarray(layer.decay, dtype=np.float64)
         wanted = {
             "recurrent weights": layer.recurrent_weight is not None,
             "neurons that fire": layer.spiking,
             "reset by subtraction": layer.reset == "subtract",
             "thresholds of 1": np.all(np.asarray(layer.v_threshold) == 1),
             "potentials that start at 0": not np.any(layer.v_init),
-            "decays between 0 and 1": np.all((decay > 0) & (decay < 1)),
+            "weights that float32 holds": all(
+                (np.abs(part) <= np.finfo(np.float32).max).all()
+                for part in (layer.weight, layer.bias, layer.recurrent)
+                if part is not None
+            ),
+            "decays that a sigmoid in float32 gives": bool((decay >= SHORTEST).all()),
             "no refractory steps": not layer.refractory_steps,
             "no floor": layer.v_min is None,
             "no delay": not layer.delay_steps,
@@ -118,6 +126,9 @@ class SpikingMemory(nn.Module):
             (self.sim_steps, self.surrogate),
         )
         rates = (counts / self.sim_steps).to(kind)
+        lost = ~torch.isfinite(v).all(dim=1, keepdim=True)
+        if lost.any():  # heard what is no number; silence would hide it
+            rates = rates.masked_fill(lost, torch.nan)
         return rates, (s[None].to(kind), v[None].to(kind))
 
     def first(self, rows: Tensor) -> Tensor:
@@ -161,7 +172,7 @@ class SpikingMemory(nn.Module):
 
 def _logit(decay: Tensor) -> Tensor:
     """The numbers in float32 whose sigmoid in float32 is nearest to decays in float64."""
-    middle = torch.logit(decay).float()
+    middle = torch.logit(decay).clamp(max=20.0).float()  # whose sigmoid is 1
     near = [middle]
     for way in (-torch.inf, torch.inf):
         found = middle

@@ -73,7 +73,10 @@ class Neuron:
     def _problems(self) -> list[str]:
         found = []
         if self.kind not in DECAYS:
-            found.append(f"neuron is {self.kind!r}; there are {', '.join(NEURONS)}")
+            found.append(
+                f"neuron is {self.kind!r}; there are {', '.join(NEURONS)}, and "
+                "SpikingJelly's own, such as 'spikingjelly:LIFNode'"
+            )
         elif self.kind == "IF" and self.decay not in (None, 1, 1.0):
             found.append(f"an IF neuron has decay 1, found {self.decay!r}; LIF leaks")
         if self.decay is not None and not _between(self.decay, 0.0, 1.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class SpikingStack(nn.Module):
         if under_way >= sim_steps:
             raise SpikerlError(
                 f"spikes take {under_way} steps through {len(layers)} layers with delays: none "
-                f"arrives within sim_steps={sim_steps}"
+                f"arrives within sim_steps={sim_steps}; raise sim_steps, or lower delay_steps"
             )
         self.encoder = encoder
         self.layers = nn.ModuleList(layers)
@@ -122,8 +123,14 @@ class SpikingStack(nn.Module):
         return rates
 
     def decide(self, x: Tensor) -> Tensor:
-        """The same in float64, without gradients."""
+        """The same in float64, without gradients; NaN for rows that are not finite."""
         x = x.detach().flatten(1)
+        found = self._decided(x)
+        if not isfinite(float(x.sum())):  # the quickest way to know; a sum may be too large
+            found = found.masked_fill(~torch.isfinite(x).all(dim=1, keepdim=True), torch.nan)
+        return found
+
+    def _decided(self, x: Tensor) -> Tensor:
         dense = all(isinstance(layer.synapses, nn.Linear) for layer in self._all())
         if dense and x.device.type == "cpu":
             rows = x.numpy()

@@ -6,7 +6,7 @@ Imports errors only. With x = (v - v_threshold) / v_threshold and slope a, ds/dv
     arctan        1 / (1 + (pi a x / 2)^2)     Fang et al. 2021, peak brought to 1
     sigmoid       4 f (1 - f), f = 1 / (1 + exp(-a x))
     triangle      max(0, 1 - a |x|)            Esser et al. 2016
-    rectangle     1 where a |x| < 1/2          Wu et al. 2018
+    rectangle     1 where a |x| < 1/2          Wu et al. 2018; "piecewise", of a linear ramp
 
 All have the peak 1, so that the size of gradients does not hang on the choice; x counts in
 thresholds, so it does not hang on the scale of the potentials either.
@@ -20,6 +20,7 @@ from spikerl.errors import SpikerlError
 
 SLOPES = {"fast_sigmoid": 2.0, "arctan": 2.0, "sigmoid": 4.0, "triangle": 1.0, "rectangle": 1.0}
 SURROGATES = tuple(SLOPES)
+SAME = {"superspike": "fast_sigmoid", "piecewise": "rectangle"}  # by other names
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Surrogate:
     slope: float | None = None
 
     def __post_init__(self) -> None:
+        self.name = SAME.get(self.name, self.name)
         if self.name not in SLOPES:
             raise SpikerlError(
                 f"there is no surrogate {self.name!r}; there are {', '.join(SURROGATES)}"

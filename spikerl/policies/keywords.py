@@ -22,11 +22,15 @@ from spikerl.policies.refusals import (
     arch_problems,
     unknown_keywords,
 )
-from spikerl.policies.seeing import check_extractor, join_entries, sees_images
+from spikerl.policies.seeing import check_extractor, join_entries, sees_images, space_problems
 from spikerl.policies.serves import algorithm_of, check_serves
 from spikerl.policies.target import network_problems, target_problems, target_rules
 
 INSTEAD = "FlattenExtractor, or SpikingNatureCNN for images"
+BARE = (
+    "encoder, readout and norm are for vectors: images go through SpikingNatureCNN as they are, "
+    "leave them out"
+)
 
 
 class SpikingKeywords:
@@ -50,7 +54,8 @@ class SpikingKeywords:
     axes, as SB3 reads it), Dict observations through SB3's CombinedExtractor without layers of its
     own. Orthogonal initialisation is spikerl's for spiking layers (see
     spikerl.nn.stack.initialise) and SB3's for all others, whatever ortho_init says of the former.
-    Raises SpikerlError with every keyword that cannot be.
+    Raises SpikerlError with every keyword that cannot be; then, as layers are built of them, with
+    what those or their target cannot be.
     """
 
     observation_space: spaces.Space[Any]
@@ -113,17 +118,27 @@ class SpikingKeywords:
             )
         net_arch = args[2] if len(args) > 2 else kwargs.get("net_arch")
         wrong.problems += arch_problems(net_arch, self.arch_parts)
+        wrong.problems += space_problems(observation_space)
         wrong.problems += join_entries(observation_space, kwargs)
         wrong.problems += self._own_problems()
+        if sees_images(observation_space, kwargs):
+            kwargs["features_extractor_class"] = SpikingNatureCNN
+        images = kwargs.get("features_extractor_class") is SpikingNatureCNN
+        if images and net_arch:
+            wrong.problems.append(
+                f"net_arch is {net_arch}: the outputs are read from the last layer of the spiking "
+                "CNN; leave it out (features_dim in features_extractor_kwargs sets the width of "
+                "that layer)"
+            )
+        if images and parts is not None and not parts.plain:
+            wrong.problems.append(BARE)
         wrong.done()
         assert made is not None
         assert parts is not None
         self.neuron, self.parts, self.sim_steps = made, parts, int(sim_steps)
         self.target = target if rules is not None else None
         self.spiking_critic = spiking_critic
-        if sees_images(observation_space, kwargs):
-            kwargs["features_extractor_class"] = SpikingNatureCNN
-        if kwargs.get("features_extractor_class") is SpikingNatureCNN:
+        if images:
             own = {
                 "sim_steps": self.sim_steps,
                 "neuron": neuron,
@@ -134,12 +149,6 @@ class SpikingKeywords:
                 **(kwargs.get("features_extractor_kwargs") or {}),
                 **own,
             }
-            if kwargs.get("net_arch"):
-                raise SpikerlError(
-                    f"net_arch is {kwargs['net_arch']}: the outputs are read from the last layer "
-                    "of the spiking CNN; leave it out (features_dim in features_extractor_kwargs "
-                    "sets the width of that layer)"
-                )
             kwargs["net_arch"] = []
         super().__init__(observation_space, *args, **kwargs)  # type: ignore[call-arg]
         keep_rules(self)  # type: ignore[arg-type]
@@ -196,10 +205,7 @@ class SpikingKeywords:
         if self.parts.plain:
             return self._spiking(n_in, widths, extractor)
         if isinstance(extractor, SpikingNatureCNN):
-            raise SpikerlError(
-                "encoder, readout and norm are for vectors: images go through SpikingNatureCNN as "
-                "they are, leave them out"
-            )
+            raise SpikerlError(BARE)
         check_extractor(extractor, INSTEAD)
         return nn.Sequential(
             self.parts.stack(n_in, list(widths), n_values, self.sim_steps, self.neuron, self.budget)

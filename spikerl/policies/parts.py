@@ -18,6 +18,11 @@ from spikerl.nn.stack import SpikingMLP, SpikingStack
 
 ENCODERS = ("constant", "population")
 READOUTS = ("linear", "population")
+# by other names: what a part is called elsewhere, and what it is here
+SAME: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "encoder": {"current": ("constant", {})},
+    "readout": {"potential": ("linear", {}), "rate": ("population", {"size": 1})},
+}
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class Parts:
     """What stands around the hidden layers of an actor, in plain strings and numbers.
 
     encoder: "constant" (the observation as a current) or "population".
-    readout: "linear" (of the last hidden layer) or "population" (of neurons of each value's own).
+    readout: "linear" (of the last hidden layer: the potential of a neuron that never fires, over
+             T) or "population" (of neurons of each value's own).
     norm:    None, "batch" or "care_bn".
     encoder_kwargs, readout_kwargs: of PopulationEncoder and PopulationReadout.
-    Raises SpikerlError for what cannot be.
+    "current" is "constant" too, "potential" is "linear", and "rate" is a "population" of one neuron
+    for each value. Raises SpikerlError for what cannot be.
     """
 
     encoder: str = "constant"
@@ -39,6 +46,11 @@ class Parts:
 
     def __post_init__(self) -> None:
         problems = []
+        for part, others in SAME.items():
+            if getattr(self, part) in others and not getattr(self, f"{part}_kwargs"):
+                name, arguments = others[getattr(self, part)]
+                object.__setattr__(self, part, name)
+                object.__setattr__(self, f"{part}_kwargs", arguments)
         for name, known in (("encoder", ENCODERS), ("readout", READOUTS), ("norm", NORMS)):
             given = getattr(self, name)
             if given not in known and not (name == "norm" and given is None):

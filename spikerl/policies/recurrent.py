@@ -18,7 +18,7 @@ from spikerl.policies.refusals import (
     arch_problems,
     unknown_keywords,
 )
-from spikerl.policies.seeing import check_extractor, join_entries, sees_images
+from spikerl.policies.seeing import check_extractor, join_entries, sees_images, space_problems
 from spikerl.policies.serves import check_serves
 
 
@@ -69,6 +69,7 @@ class SpikingRecurrentPolicy(RecurrentActorCriticPolicy):
                 f"n_lstm_layers is {kwargs['n_lstm_layers']!r}: the memory is one layer of "
                 "neurons; leave it out (memory_size is the width of that layer)"
             )
+        wrong.problems += space_problems(observation_space)
         wrong.problems += join_entries(observation_space, kwargs)
         if sees_images(observation_space, kwargs):
             wrong.problems.append(

@@ -90,7 +90,7 @@ def arch_problems(given: Any, parts: Sequence[str]) -> list[str]:
     for part in parts:
         if part in given:
             found += width_problems(f"net_arch[{part!r}]", given[part])
-        elif part == "qf":
+        elif "qf" in parts:  # SB3 wants both where a critic judges actions
             found.append(f"net_arch lacks {part!r}; wanted {wanted}")
     return found
 

@@ -17,6 +17,33 @@ def sees_images(space: spaces.Space[Any], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("features_extractor_class") is None and _image(space, kwargs)
 
 
+def space_problems(space: spaces.Space[Any]) -> list[str]:
+    """What of an observation space SB3 cannot hand to a policy, in its own words or in none."""
+    if isinstance(space, spaces.Dict):
+        problems = []
+        for key, entry in space.spaces.items():
+            nested = isinstance(entry, spaces.Dict)
+            found = ["a Dict within a Dict"] if nested else _unseen(entry)
+            problems += [f"{what} (entry {key!r})" for what in found]
+    else:
+        problems = _unseen(space)
+    wanted = (
+        "wanted a Box with an axis at least, Discrete or MultiDiscrete that start at 0, "
+        "MultiBinary, or a Dict of these; wrap the environment, as "
+        "gymnasium.wrappers.FlattenObservation does"
+    )
+    return [f"the observations are {what}: {wanted}" for what in problems]
+
+
+def _unseen(space: spaces.Space[Any]) -> list[str]:
+    if isinstance(space, spaces.Box):
+        return [] if space.shape else [f"{space} without an axis"]
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        flat = isinstance(space, spaces.Discrete) or space.nvec.ndim == 1
+        return [] if flat and not np.any(space.start) else [str(space)]
+    return [] if isinstance(space, spaces.MultiBinary) else [str(space)]
+
+
 def join_entries(space: spaces.Space[Any], kwargs: dict[str, Any]) -> list[str]:
     """Put the extractor that joins a Dict into the keywords, if none is named; what is wrong."""
     if kwargs.get("features_extractor_class") is not None or not isinstance(space, spaces.Dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from spikerl.episode import EpisodeRecording
 from spikerl.errors import SpikerlError, listed
@@ -48,9 +48,12 @@ class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
         problems = recording_problems(policy, last, 0, beside, env.render_mode)
         if problems:
             raise SpikerlError(listed("spikes cannot be recorded like this", problems))
-        # a vector made by hand has no spec, but may have environments that do
-        specs = (env.spec, *(one.spec for one in getattr(self.unwrapped, "envs", ())))
-        name = next((s.id for s in specs if s is not None), type(self.unwrapped).__name__)
+        whole: Any = self.unwrapped
+        self._separate = isinstance(whole, (SyncVectorEnv, AsyncVectorEnv))
+        spec = env.spec
+        if spec is None and self._separate:  # made by hand, of environments that may have one
+            spec = whole.get_attr("spec")[0]
+        name = type(whole).__name__ if spec is None else spec.id
         shared = SharedPolicy(policy)
         self._rows = [
             EpisodeDecisions(shared, i, name, folder and Path(folder, f"row-{i}"), last)
@@ -82,9 +85,11 @@ class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         # read before: the environments take it out of the options
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
+        # others draw all rows from one generator: no seed of a single environment gives them again
+        seeds: list[int | None] = [None] * self.num_envs
+        if self._separate and isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        elif self._separate and seed is not None:
             seeds = list(seed)
         result = self.env.reset(seed=seed, options=options)
         for i in np.flatnonzero(mask):
