@@ -58,7 +58,7 @@ def command(*arguments: Any) -> list[str]:
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return run_python("-m", "spikerl", "experiment", *arguments, env={"COLUMNS": "160"})
+    return run_python(*command(*arguments)[1:], env={"COLUMNS": "160"})
 
 
 def grid_file(folder: Path, **other: str) -> Path:

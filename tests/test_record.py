@@ -34,7 +34,8 @@ def test_every_decision_is_in_the_file_as_the_reference_has_it(tmp_path: Path) -
     with recorder() as policy:
         env = RecordSpikes(pole(), policy, tmp_path / "new" / "folder")
         told = play(env, policy, seed=4)
-        assert env.saved == tmp_path / "new" / "folder" / "episode-00000.npz"
+        assert env.folder == tmp_path / "new" / "folder"
+        assert env.saved == env.folder / "episode-00000.npz"
         found = EpisodeRecording.load(env.saved)
     agent = policy.agent
     rows = agent.preprocessing(np.stack([observation for observation, _ in told]))

@@ -1,6 +1,6 @@
 """EpisodeDecisions: what one row of a policy's batch decided in an episode, and its file.
 
-Imports agent's parts, episode and hardware; no Gymnasium.
+Imports agent's parts, episode and hardware; no Gymnasium; plots late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikerl.episode import About, EpisodeRecording
-from spikerl.errors import SpikerlError, checked_whole
+from spikerl.errors import SpikerlError, checked_whole, listed
 from spikerl.hardware import HardwarePolicy
 from spikerl.heads import Binary, Categorical, Gaussian, Head
 from spikerl.network import FloatArray, Recording
@@ -74,6 +74,7 @@ class EpisodeDecisions:
         last: int | None,
     ) -> None:
         self._shared, self._row, self._environment = shared, row, environment
+        self._sizes = sizes(shared.policy)
         self._held: deque[_Decision] = deque(maxlen=last)
         self.folder = None if folder is None else Path(folder)
         self.saved: Path | None = None  # the file of the last episode
@@ -96,11 +97,6 @@ class EpisodeDecisions:
         return None if recording is self._seen else recording
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Neurons of each spiking layer."""
-        return tuple(layer.n_out for layer in self.policy.agent.network.spiking_layers)
-
-    @property
     def episode(self) -> EpisodeRecording:
         """What is held."""
         held = self._held
@@ -108,7 +104,7 @@ class EpisodeDecisions:
         readable = potentials[0] if potentials else ()
         return EpisodeRecording(
             steps=np.array([d.step for d in held], dtype=np.int64),
-            spikes=tuple(self._spikes(layer) for layer in range(len(self.sizes))),
+            spikes=tuple(self._spikes(layer) for layer in range(len(self._sizes))),
             potentials=tuple(
                 None if v is None else np.stack([cast(FloatArray, p[i]) for p in potentials])
                 for i, v in enumerate(readable)
@@ -173,9 +169,10 @@ class EpisodeDecisions:
             self._ended = "terminated" if terminated else "truncated"
             self.save()
 
-    def latest(self, n: int) -> list[tuple[NDArray[np.bool_], ...]]:
-        """Spikes [T, n] of each layer in the last n decisions, oldest first."""
-        return [self._unpacked(d) for d in list(self._held)[-n:]]
+    def beside(self, frame: Any, panel: Any) -> Any:
+        """A frame with a raster of the latest decisions at its right."""
+        latest = list(self._held)[-panel.decisions :]
+        return panel.beside(frame, [self._unpacked(d) for d in latest])
 
     def save(self) -> None:
         """Write the episode, unless it was written or has no decision."""
@@ -189,14 +186,14 @@ class EpisodeDecisions:
 
     def _unpacked(self, decision: _Decision) -> tuple[NDArray[np.bool_], ...]:
         def layers() -> Iterator[NDArray[np.bool_]]:
-            for bits, n in zip(decision.spikes, self.sizes, strict=True):
+            for bits, n in zip(decision.spikes, self._sizes, strict=True):
                 shape = (self.policy.sim_steps, n)
                 yield np.unpackbits(bits, count=shape[0] * n).astype(np.bool_).reshape(shape)
 
         return tuple(layers())
 
     def _spikes(self, layer: int) -> NDArray[np.bool_]:
-        empty = np.zeros((0, self.policy.sim_steps, self.sizes[layer]), dtype=np.bool_)
+        empty = np.zeros((0, self.policy.sim_steps, self._sizes[layer]), dtype=np.bool_)
         held = self._held
         return np.stack([self._unpacked(d)[layer] for d in held]) if held else empty
 
@@ -222,10 +219,8 @@ def batch(recording: Recording) -> int:
     return max((len(counts) for counts in recording.counts), default=1)
 
 
-def recording_problems(
-    policy: Any, last: Any, row: Any, beside: bool, render_mode: Any
-) -> list[str]:
-    """Why decisions of this policy cannot be kept, or painted beside frames."""
+def check_recording(policy: Any, last: Any, row: Any, beside: bool, render_mode: Any) -> None:
+    """Raise SpikerlError with why decisions cannot be kept, or painted beside frames."""
     problems = [] if last is None else checked_whole("last", last)
     problems += checked_whole("row", row, least=0)
     if not isinstance(policy, HardwarePolicy):
@@ -237,7 +232,22 @@ def recording_problems(
             f"render_mode is {render_mode!r}: a raster belongs to one frame, make the "
             "environment with render_mode='rgb_array', or pass beside=False"
         )
-    return problems
+    if problems:
+        raise SpikerlError(listed("spikes cannot be recorded like this", problems))
+
+
+def panel(policy: HardwarePolicy, beside: bool, render_mode: Any) -> Any:
+    """The panel that paints decisions at the right of frames; None where nothing is painted."""
+    if not beside or render_mode != "rgb_array":
+        return None
+    from spikerl.plots.panel import Panel
+
+    return Panel(sizes(policy), policy.sim_steps)
+
+
+def sizes(policy: HardwarePolicy) -> tuple[int, ...]:
+    """Neurons of each spiking layer."""
+    return tuple(layer.n_out for layer in policy.agent.network.spiking_layers)
 
 
 def _meaning(head: Head) -> tuple[Any, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """RecordSpikes: a Gymnasium wrapper that keeps what a policy's neurons did, beside the episode.
 
-Imports gymnasium, decisions, episode and hardware; plots late, for frames with a raster.
+Imports gymnasium, decisions, episode and hardware.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from spikerl.episode import EpisodeRecording
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
-from spikerl.wrappers.decisions import EpisodeDecisions, SharedPolicy, recording_problems
+from spikerl.wrappers.decisions import EpisodeDecisions, SharedPolicy, check_recording, panel
 
 
 class RecordingSpec(EnvSpec):
@@ -72,18 +72,12 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         options: dict[str, Any] = {"folder": place, "last": last, "row": row, "beside": beside}
         RecordConstructorArgs.__init__(self, policy=SharedPolicy(policy), **options)
         gym.Wrapper.__init__(self, env)
-        problems = recording_problems(policy, last, row, beside, env.render_mode)
-        if problems:
-            raise SpikerlError(listed("spikes cannot be recorded like this", problems))
+        check_recording(policy, last, row, beside, env.render_mode)
         spec = env.spec
         name = type(self.unwrapped).__name__ if spec is None else spec.id
         # shared, so that a copy of the environment shares it too
         self._decisions = EpisodeDecisions(SharedPolicy(policy), row, name, place, last)
-        self._panel: Any = None
-        if beside and env.render_mode == "rgb_array":
-            from spikerl.plots.panel import Panel
-
-            self._panel = Panel(self._decisions.sizes, policy.sim_steps)
+        self._panel = panel(policy, beside, env.render_mode)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]  # as Wrapper itself has it
@@ -106,6 +100,11 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._decisions.episode
 
     @property
+    def folder(self) -> Path | None:
+        """Where the files go."""
+        return self._decisions.folder
+
+    @property
     def saved(self) -> Path | None:
         """The file of the last episode."""
         return self._decisions.saved
@@ -126,7 +125,7 @@ class RecordSpikes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         frame = super().render()
         if self._panel is None or frame is None:
             return frame
-        return self._panel.beside(frame, self._decisions.latest(self._panel.decisions))
+        return self._decisions.beside(frame, self._panel)
 
     def close(self) -> None:
         """Save an episode that has not ended, and close the environment."""

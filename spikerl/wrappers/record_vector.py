@@ -1,6 +1,6 @@
 """VectorRecordSpikes: what a policy's neurons did in each environment of a vector.
 
-Imports gymnasium, decisions, episode and hardware; plots late, for frames with a raster.
+Imports gymnasium, decisions, episode and hardware.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from spikerl.episode import EpisodeRecording
-from spikerl.errors import SpikerlError, listed
+from spikerl.errors import SpikerlError
 from spikerl.hardware import HardwarePolicy
 from spikerl.network import Recording
-from spikerl.wrappers.decisions import EpisodeDecisions, SharedPolicy, batch, recording_problems
+from spikerl.wrappers.decisions import (
+    EpisodeDecisions,
+    SharedPolicy,
+    batch,
+    check_recording,
+    panel,
+)
 
 
 class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -45,9 +51,7 @@ class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
         beside: bool = True,
     ) -> None:
         VectorWrapper.__init__(self, env)
-        problems = recording_problems(policy, last, 0, beside, env.render_mode)
-        if problems:
-            raise SpikerlError(listed("spikes cannot be recorded like this", problems))
+        check_recording(policy, last, 0, beside, env.render_mode)
         whole: Any = self.unwrapped
         self._separate = isinstance(whole, (SyncVectorEnv, AsyncVectorEnv))
         spec = env.spec
@@ -55,17 +59,13 @@ class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
             spec = whole.get_attr("spec")[0]
         name = type(whole).__name__ if spec is None else spec.id
         shared = SharedPolicy(policy)
+        places = [None if folder is None else Path(folder, f"row-{i}") for i in range(env.num_envs)]
         self._rows = [
-            EpisodeDecisions(shared, i, name, folder and Path(folder, f"row-{i}"), last)
-            for i in range(self.num_envs)
+            EpisodeDecisions(shared, i, name, place, last) for i, place in enumerate(places)
         ]
         self._over = np.zeros(self.num_envs, dtype=np.bool_)
         self._mode = getattr(self.metadata.get("autoreset_mode"), "name", "NEXT_STEP")
-        self._panel: Any = None
-        if beside and env.render_mode == "rgb_array":
-            from spikerl.plots.panel import Panel
-
-            self._panel = Panel(self._rows[0].sizes, policy.sim_steps)
+        self._panel = panel(policy, beside, env.render_mode)
 
     @property
     def policy(self) -> HardwarePolicy:
@@ -119,8 +119,8 @@ class VectorRecordSpikes(VectorWrapper[Any, Any, Any, Any, Any]):
         frames = self.env.render()
         if self._panel is None or frames is None:
             return frames
-        shown = [row.latest(self._panel.decisions) for row in self._rows]
-        return tuple(map(self._panel.beside, frames, shown))
+        pairs = zip(self._rows, frames, strict=True)
+        return tuple(row.beside(frame, self._panel) for row, frame in pairs)
 
     def close(self, **arguments: Any) -> None:
         """Save episodes that have not ended, and close the environments."""
